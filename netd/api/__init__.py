@@ -1,0 +1,1 @@
+"""The public API: gRPC over a unix socket (`netd.proto` is its documentation)."""

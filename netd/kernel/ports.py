@@ -1,0 +1,112 @@
+"""What the rest of the house sees of the kernel.
+
+The engine is given a `Kernel`. On a host it is `netd.kernel.host.HostKernel`; in tests without
+root it is `netd.kernel.fake.FakeKernel`, which renders itself as text. Both keep the contract
+written here, and `tests/kernel` runs the same cases on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from netd.errors import NetdError
+from netd.model import IPAddress, Netns, Proto
+from netd.objects import KernelObject, Op
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """The interface that a default route of the host uses; `mtu` in bytes."""
+
+    name: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Something outside netd touched kernel state that may be netd's.
+
+    `what` is "link", "address", "route", "nft" or "overflow" (events were lost: look at everything);
+    `name` narrows it where the event says so (an interface name), else it is empty.
+    """
+
+    what: str
+    name: str = ""
+
+
+class ApplyError(NetdError):
+    """Some operations of one `apply` failed.
+
+    `done` are the operations that did take effect, in order (an nft transaction is all or nothing),
+    so that the caller can undo exactly those; `cause` is the first failure.
+    """
+
+    def __init__(self, cause: NetdError, done: Sequence[Op]) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.done = tuple(done)
+
+
+class Kernel(Protocol):
+    """Kernel state as values. Every method may raise `KernelError`."""
+
+    writes: int
+    """How many modifying requests this process has sent (netlink messages, nft commands, sysctl writes)."""
+
+    async def start(self) -> None:
+        """Open sockets, load the constant nft rule set if it is missing or of another version."""
+
+    async def close(self) -> None:
+        """Close every descriptor; leave the data path as it is."""
+
+    async def apply(self, ops: Sequence[Op]) -> None:
+        """Carry out `ops` in order. Raises `ApplyError` naming what was done before the failure.
+
+        Concurrent calls are welcome: nft elements of several are batched into one transaction, and
+        a bad element fails only the call that brought it.
+        """
+
+    async def observe(self) -> frozenset[KernelObject]:
+        """Everything on the host side that is tagged as netd's, in the same form as it was asked for."""
+
+    async def observe_sandbox(
+        self, netns: Netns, links: Collection[str], sysctls: Collection[tuple[str, ...]]
+    ) -> frozenset[KernelObject]:
+        """Addresses, routes of netd's protocol, up-state and `sysctls` of `links` inside one namespace.
+
+        A namespace that is gone (or is another one by now) raises `NotFound`.
+        """
+
+    async def host_networks(self) -> Collection[tuple[str, IPAddress, int]]:
+        """Every route and address of the host as (interface, network address, prefix length): what
+        a new subnet must not overlap. Default routes are left out."""
+
+    async def host_addresses(self) -> Collection[IPAddress]:
+        """All addresses of the host itself: what a port may be published on."""
+
+    async def uplink(self) -> Uplink | None:
+        """Where the default route goes, IPv4 first; None where there is none."""
+
+    async def netns_create(self, label: str) -> Netns:
+        """Make a network namespace, `lo` up, held by a bind mount below the run dir, named `label`."""
+
+    async def netns_open(self, path: str, label: str) -> Netns:
+        """Identify the namespace at `path`. `Invalid` if it is no network namespace or the host's own."""
+
+    async def netns_delete(self, netns: Netns) -> None:
+        """Drop the bind mount made by `netns_create`. Gone already is success."""
+
+    async def netns_alive(self, netns: Netns) -> bool:
+        """Whether `netns.path` still is the namespace with this device and inode."""
+
+    async def flush_udp(self, ports: Collection[tuple[IPAddress | None, int]]) -> None:
+        """Delete conntrack entries of UDP flows whose original destination is one of `ports`
+        (None: any address), in both families (moby #8795, #53384: the host port counts)."""
+
+    def watch(self) -> AsyncIterator[Drift]:
+        """Changes by anybody; ends when the kernel port is closed. netd's own writes appear too."""
+
+    async def holder(self, proto: Proto, address: IPAddress | None, port: int) -> str:
+        """Who listens there: "nginx (pid 812)", or "another program" where that cannot be known."""

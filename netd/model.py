@@ -1,0 +1,197 @@
+"""What netd knows: networks, sandboxes, endpoints, published ports.
+
+These are values. They are frozen, compare by content, do no I/O and know nothing of the kernel;
+`netd.drivers` and `netd.firewall` turn them into kernel objects, `netd.store` keeps them,
+`netd.api` carries them. Whatever can be computed from them (interface names, which endpoint has
+the default route, which endpoint a port is published through) is computed, never stored.
+
+    Network    a layer-2 segment with its subnets and its policy
+    Sandbox    one network namespace and its owner: a container of netd's runtime, a CNI pod
+    Endpoint   one interface of one sandbox in one network
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+IPAddress = IPv4Address | IPv6Address
+IPInterface = IPv4Interface | IPv6Interface
+IPNetwork = IPv4Network | IPv6Network
+
+
+class GatewayMode(StrEnum):
+    """How traffic of a network leaves the host: behind the host's address, or with its own."""
+
+    NAT = "nat"
+    ROUTED = "routed"
+
+
+class Proto(StrEnum):
+    """The transport protocols that can be published."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class Owner(StrEnum):
+    """Who made a sandbox, and so who answers for its life."""
+
+    CONTAINER = "container"
+    CNI = "cni"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subnet:
+    """One address range of a network.
+
+    `gateway` is the address of the bridge, on which the DNS also listens. `range` narrows what
+    is handed out dynamically (Docker's --ip-range). `reserved` maps a label to an address that is
+    never handed out (Docker's --aux-address).
+    """
+
+    cidr: IPNetwork
+    gateway: IPAddress
+    range: IPNetwork | None = None
+    reserved: Mapping[str, IPAddress] = field(default_factory=dict)
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return self.cidr.version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network as its creator defined it, with every default already resolved.
+
+    `mtu` is in bytes. `dns` are upstream servers that replace the host's for this network's
+    containers. `created` is seconds since the epoch. `options` are driver options (--opt).
+    """
+
+    id: str
+    name: str
+    driver: str
+    subnets: tuple[Subnet, ...]
+    mtu: int
+    internal: bool = False
+    icc: bool = True
+    gateway_mode: GatewayMode = GatewayMode.NAT
+    dns: tuple[IPAddress, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    created: float = 0.0
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The address families that this network has, in the order 4, 6."""
+        return tuple(sorted({subnet.family for subnet in self.subnets}))
+
+    def gateways(self, family: int) -> tuple[IPAddress, ...]:
+        """The gateway addresses of one family, first subnet first."""
+        return tuple(subnet.gateway for subnet in self.subnets if subnet.family == family)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Netns:
+    """A network namespace, by identity.
+
+    `path` is where it can be opened (a bind mount of nsfs, or /proc/PID/ns/net). A path or a pid
+    can come to mean another namespace later, so whoever opens it compares (`device`, `inode`) of
+    what was opened with these and refuses a difference. `label` is what a person reads.
+    """
+
+    label: str
+    path: str
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortMapping:
+    """One published port: host side to container side.
+
+    `host_ip` None publishes on every address of the host, in both families. `host_port` 0 in a
+    request means "choose one"; in what is stored it is always the port that was chosen.
+    """
+
+    proto: Proto
+    host_ip: IPAddress | None
+    host_port: int
+    container_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticRoute:
+    """A route inside the sandbox beside the default one; `via` None is on-link."""
+
+    destination: IPNetwork
+    via: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """A network namespace that endpoints are put into.
+
+    `id` is the container's id; for CNI it is `CONTAINERID/IFNAME`, because each CNI attachment
+    lives and dies by itself. `ports` is what its owner asked to publish. `hosts` are extra names
+    (--add-host), `dns` servers that win over the network's and the host's.
+    """
+
+    id: str
+    name: str
+    owner: Owner
+    netns: Netns
+    hostname: str = ""
+    ports: tuple[PortMapping, ...] = ()
+    exposed: tuple[tuple[Proto, int], ...] = ()
+    hosts: tuple[tuple[str, IPAddress], ...] = ()
+    dns: tuple[IPAddress, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One interface of a sandbox in a network.
+
+    `ifname` is the name inside the sandbox; the host side's name is derived (`netd.names`).
+    `order` is the position in which the owner asked for it (0 first): it numbers ethN and breaks
+    ties of `gateway_priority`, of which the highest wins the default route. `gateway_priority`
+    None never takes it. `aliases` are extra names inside this network.
+    """
+
+    id: str
+    network: str
+    sandbox: str
+    ifname: str
+    mac: str
+    addresses: tuple[IPInterface, ...]
+    order: int = 0
+    gateway_priority: int | None = 0
+    aliases: tuple[str, ...] = ()
+    routes: tuple[StaticRoute, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def of_family(self, family: int) -> tuple[IPInterface, ...]:
+        """This endpoint's addresses of one family."""
+        return tuple(address for address in self.addresses if address.version == family)
+
+
+def default_route_of(
+    endpoints: tuple[Endpoint, ...], networks: Mapping[str, Network], family: int
+) -> Endpoint | None:
+    """Which endpoint of one sandbox carries the default route of `family`, and publishes its ports.
+
+    Highest `gateway_priority` first, then the order asked for. Internal networks and endpoints
+    without an address of the family never qualify: an internal network has no way out.
+    """
+    candidates = [
+        endpoint
+        for endpoint in endpoints
+        if endpoint.gateway_priority is not None
+        and endpoint.of_family(family)
+        and not networks[endpoint.network].internal
+    ]
+    return min(candidates, key=lambda e: (-(e.gateway_priority or 0), e.order), default=None)

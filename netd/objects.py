@@ -1,0 +1,212 @@
+"""The one language for kernel state: values that say what must exist.
+
+Drivers and the firewall yield these; `netd.plan` compares what is desired with what was observed
+and orders the difference; `netd.kernel` makes it true. Nothing here does I/O.
+
+Every object has a `key`, its identity: two objects with the same key are the same thing, perhaps
+with another content. `str()` of an object is one line of text, the form in which golden tests,
+events, drift reports and error messages speak of it.
+
+`netns` None is the host, i.e. the namespace that the daemon itself lives in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from netd.model import IPAddress, IPInterface, IPNetwork, Netns
+
+Atom = str | int | IPv4Address | IPv6Address | IPv4Network | IPv6Network
+"""One component of an nft key or value. A `str` is an interface name, a MAC or a protocol name; an
+int a port or a number. Each is checked against the type of the set that it goes to
+(`netd.firewall.SETS`) before it becomes text."""
+
+
+def _where(netns: Netns | None) -> str:
+    return f" [netns {netns.label}]" if netns else ""
+
+
+def _ns(netns: Netns | None) -> tuple[int, int] | None:
+    return (netns.device, netns.inode) if netns else None
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A Linux bridge on the host, up, with its MAC pinned; `alias` tags it as netd's."""
+
+    name: str
+    alias: str
+    altname: str
+    mac: str
+    mtu: int
+
+    @property
+    def key(self) -> Hashable:
+        return ("link", None, self.name)
+
+    def __str__(self) -> str:
+        return f"link   {self.name} bridge alias {self.alias} altname {self.altname} mac {self.mac} mtu {self.mtu} up"
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """A veth pair: `name` on the host and up, `peer` made directly inside `netns` and still down."""
+
+    name: str
+    alias: str
+    altname: str
+    mtu: int
+    peer: str
+    peer_mac: str
+    netns: Netns
+
+    @property
+    def key(self) -> Hashable:
+        return ("link", None, self.name)
+
+    def __str__(self) -> str:
+        return (
+            f"link   {self.name} veth alias {self.alias} altname {self.altname} mtu {self.mtu} up "
+            f"peer {self.peer} mac {self.peer_mac}{_where(self.netns)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BridgePort:
+    """A link's membership in a bridge. `isolated` ports cannot reach each other (no icc)."""
+
+    name: str
+    bridge: str
+    isolated: bool
+    hairpin: bool
+
+    @property
+    def key(self) -> Hashable:
+        return ("port", self.name)
+
+    def __str__(self) -> str:
+        flags = "".join([" isolated" if self.isolated else "", " hairpin" if self.hairpin else ""])
+        return f"port   {self.name} master {self.bridge}{flags}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """One sysctl, by path below /proc/sys; `path` components are validated, never joined from input."""
+
+    path: tuple[str, ...]
+    value: str
+    netns: Netns | None = None
+
+    @property
+    def key(self) -> Hashable:
+        return ("sysctl", _ns(self.netns), self.path)
+
+    def __str__(self) -> str:
+        return f"sysctl {'/'.join(self.path)} = {self.value}{_where(self.netns)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address on a link; IPv6 ones are set without duplicate address detection (IFA_F_NODAD)."""
+
+    dev: str
+    address: IPInterface
+    netns: Netns | None = None
+
+    @property
+    def key(self) -> Hashable:
+        return ("addr", _ns(self.netns), self.dev, self.address)
+
+    def __str__(self) -> str:
+        return f"addr   {self.address} dev {self.dev}{_where(self.netns)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A link that the kernel made down and that must be up (a veth peer, `lo` of a fresh namespace)."""
+
+    dev: str
+    netns: Netns | None = None
+
+    @property
+    def key(self) -> Hashable:
+        return ("up", _ns(self.netns), self.dev)
+
+    def __str__(self) -> str:
+        return f"up     {self.dev}{_where(self.netns)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route in the main table with netd's route protocol number; `via` None is on-link."""
+
+    destination: IPNetwork
+    dev: str
+    via: IPAddress | None = None
+    netns: Netns | None = None
+
+    @property
+    def key(self) -> Hashable:
+        return ("route", _ns(self.netns), self.destination, self.dev)
+
+    def __str__(self) -> str:
+        to = "default" if self.destination.prefixlen == 0 else str(self.destination)
+        via = f" via {self.via}" if self.via else ""
+        return f"route  {to}{via} dev {self.dev}{_where(self.netns)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An element of a set (`value` empty) or a map of netd's own nft table of `family` (inet, bridge)."""
+
+    family: str
+    set: str
+    item: tuple[Atom, ...]
+    value: tuple[Atom, ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        return ("nft", self.family, self.set, self.item)
+
+    def __str__(self) -> str:
+        value = f" : {' . '.join(map(str, self.value))}" if self.value else ""
+        return f"nft    element {self.family} netd {self.set} {{ {' . '.join(map(str, self.item))}{value} }}"
+
+
+KernelObject = Bridge | Veth | BridgePort | Sysctl | Address | Up | Route | Element
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Make an object that does not exist. Finding it there already with the same content is success."""
+
+    object: KernelObject
+
+    def __str__(self) -> str:
+        return f"add    {self.object}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Turn `old` into `new`; both have the same key."""
+
+    old: KernelObject
+    new: KernelObject
+
+    def __str__(self) -> str:
+        return f"change {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove an object. Finding it gone already is success."""
+
+    object: KernelObject
+
+    def __str__(self) -> str:
+        return f"remove {self.object}"
+
+
+Op = Add | Change | Remove

@@ -1,0 +1,107 @@
+"""Settings of the daemon: frozen, read once, from three places.
+
+Later wins: built-in defaults, the TOML file (`--config`, else /etc/netd/netd.toml if it exists),
+environment variables (NETD_STATE_DIR, NETD_RUN_DIR, NETD_LOG_FORMAT), flags of `netd daemon`. An
+unknown key, or a value of the wrong type, is refused with the file and the key named.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from netd.errors import Invalid
+
+DEFAULT_SOCKET = Path("/run/netd/netd.sock")
+DEFAULT_CONFIG = Path("/etc/netd/netd.toml")
+
+
+class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where networks without --subnet get theirs: blocks of `size` (a prefix length) out of `base`."""
+
+    base: str
+    size: int
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be configured. Paths are absolute; times in seconds; sizes in bytes."""
+
+    state_dir: str = "/var/lib/netd"
+    run_dir: str = "/run/netd"
+    socket_group: str = "netd"
+    log_format: str = "text"
+    log_level: str = "info"
+    pools: tuple[Pool, ...] = (Pool("10.89.0.0/16", 24), Pool("10.90.0.0/15", 24), Pool("172.16.0.0/12", 24))
+    container_log_bytes: int = 10 * 1024 * 1024
+    upstreams: tuple[str, ...] = ()
+    """DNS servers to forward to instead of those in the host's resolv.conf."""
+
+    @property
+    def state(self) -> Path:
+        return Path(self.state_dir)
+
+    @property
+    def run(self) -> Path:
+        return Path(self.run_dir)
+
+    @property
+    def socket(self) -> Path:
+        """Where the gRPC API listens."""
+        return self.run / "netd.sock"
+
+    @property
+    def cni_socket(self) -> Path:
+        """Where the CNI entrypoint's frames arrive."""
+        return self.run / "cni.sock"
+
+
+ENVIRONMENT = {"NETD_STATE_DIR": "state_dir", "NETD_RUN_DIR": "run_dir", "NETD_LOG_FORMAT": "log_format"}
+
+
+def load(
+    config: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Merge the layers. Raises `Invalid` naming the file and the key, or the flag."""
+    values: dict[str, Any] = {}
+    path = config or DEFAULT_CONFIG
+    if config or path.exists():
+        try:
+            values.update(tomllib.loads(path.read_text()))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Invalid(f"configuration file {path}: {error}") from error
+    for variable, key in ENVIRONMENT.items():
+        if environment.get(variable):
+            values[key] = environment[variable]
+    values.update({key: value for key, value in flags.items() if value is not None})
+    try:
+        settings = msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"configuration ({path}): {error}") from error
+    return _checked(settings, path)
+
+
+def _checked(settings: Settings, path: Path) -> Settings:
+    for key in ("state_dir", "run_dir"):
+        if not os.path.isabs(getattr(settings, key)):  # noqa: PTH117  (text, not a Path yet)
+            raise Invalid(
+                f"configuration ({path}): {key} {getattr(settings, key)!r} must be an absolute path"
+            )
+    if settings.log_format not in ("text", "json"):
+        raise Invalid(f"configuration ({path}): log_format {settings.log_format!r} must be 'text' or 'json'")
+    for pool in settings.pools:
+        try:
+            base = IPv4Network(pool.base)
+        except ValueError as error:
+            raise Invalid(f"configuration ({path}): pool base {pool.base!r}: {error}") from error
+        if not base.prefixlen <= pool.size <= 30:
+            raise Invalid(
+                f"configuration ({path}): pool {pool.base} cannot be cut into /{pool.size}: "
+                f"the size must lie between {base.prefixlen} and 30"
+            )
+    return settings
