@@ -179,6 +179,49 @@ class Endpoint:
         return tuple(address for address in self.addresses if address.version == family)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRequest:
+    """A network as it is asked for; the engine resolves what is left out into a `Network`.
+
+    Texts are as the caller typed them: the engine parses and refuses them with a message that names
+    the value. `mtu` 0 takes the uplink's. `ipv6` asks for a ULA /64 where no IPv6 subnet is named.
+    """
+
+    name: str
+    driver: str = "bridge"
+    subnets: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    ip_ranges: tuple[str, ...] = ()
+    aux_addresses: Mapping[str, str] = field(default_factory=dict)
+    ipv6: bool = False
+    internal: bool = False
+    icc: bool = True
+    gateway_mode: str = "nat"
+    mtu: int = 0
+    dns: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """What a sandbox asks of one network. Empty and None stand for "choose".
+
+    `network` is a name, an id or a unique prefix of an id. `gateway_priority` None never takes the
+    default route. At most one address of each family can be asked for.
+    """
+
+    network: str
+    ip: IPv4Address | None = None
+    ip6: IPv6Address | None = None
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+    ifname: str = ""
+    gateway_priority: int | None = 0
+    routes: tuple[StaticRoute, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
 def default_route_of(
     endpoints: tuple[Endpoint, ...], networks: Mapping[str, Network], family: int
 ) -> Endpoint | None:

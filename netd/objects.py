@@ -47,7 +47,10 @@ class Bridge:
         return ("link", None, self.name)
 
     def __str__(self) -> str:
-        return f"link   {self.name} bridge alias {self.alias} altname {self.altname} mac {self.mac} mtu {self.mtu} up"
+        return (
+            f"link   {self.name} bridge alias {self.alias} altname {self.altname} "
+            f"mac {self.mac} mtu {self.mtu} up"
+        )
 
 
 @dataclass(frozen=True, slots=True)

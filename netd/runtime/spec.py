@@ -146,7 +146,7 @@ class Runtime(Protocol):
         """Start a further process inside all the container's namespaces, cgroup and limits."""
 
     async def attach(self, id: str) -> Attached:
-        """Connect to the first process: all output from the moment of `create` on when called before `run`."""
+        """Connect to the first process; called before `run`, it sees all output from the first byte on."""
 
     async def status(self, id: str) -> Status:
         """What is known now; read from the container's directory, so it works after a daemon restart."""
