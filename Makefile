@@ -1,10 +1,60 @@
+# Every target prepares what it needs: Debian packages that are missing, and .venv with pinned
+# dependencies. None touches the network of the machine it runs on.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv
+# How many tests run at once. They wait for the kernel more than they compute.
+JOBS ?= 4
+
+# netd itself needs the two libraries; tests and demo look at the kernel with the usual tools.
+PACKAGES := libnftables1 libseccomp2
+TOOLS := busybox-static conntrack curl iproute2 iputils-ping nftables procps python3 util-linux
+PYTHON_PACKAGES := $(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,python3-venv)
+
+.PHONY: help venv demo test lint unit bench proto lock clean
+
+help:
+	@echo 'make venv    system packages, .venv, and the command at .venv/bin/netd'
+	@echo 'make demo    the five-minute tour, in namespaces of its own'
+	@echo 'make test    lint, types, import rules and all tests'
+	@echo 'make lint    ruff and mypy only'
+	@echo 'make unit    the tests that need no root'
+	@echo 'make bench   netd beside dockerd, one table of figures'
+	@echo 'make proto   generate the gRPC code from netd/api/netd.proto'
+	@echo 'make lock    pin the dependencies that are installed now'
+	@echo 'make clean   remove what the targets above made'
+
 venv: $(VENV)/.ready
-$(VENV)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+$(VENV)/.ready: pyproject.toml .ci/constraints.txt .ci/venv .ci/packages Makefile
+	.ci/packages $(PACKAGES) $(TOOLS) $(PYTHON_PACKAGES)
+	.ci/venv $(VENV) $(PYTHON)
+	@touch $@
+
+demo: venv
+	$(BIN)/python -m tests.demo
+
+test: lint
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: venv
+	$(BIN)/pytest tests/unit tests/golden $(ARGS)
+
+bench: venv
+	$(BIN)/python -m tests.bench $(ARGS)
+
+proto: venv
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. netd/api/netd.proto
+
+lock: venv
+	{ head -1 .ci/constraints.txt; $(BIN)/pip freeze --exclude-editable; } > .ci/constraints.new
+	mv .ci/constraints.new .ci/constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find netd cni dns tests -name __pycache__ -type d -prune -exec rm -rf {} +
