@@ -114,13 +114,15 @@ class PortMapping:
     """One published port: host side to container side.
 
     `host_ip` None publishes on every address of the host, in both families. `host_port` 0 in a
-    request means "choose one"; in what is stored it is always the port that was chosen.
+    request means "choose one", and `host_port_end` "the first free one up to here"; in what is
+    stored, `host_port` is always the port that was chosen and `host_port_end` is 0.
     """
 
     proto: Proto
     host_ip: IPAddress | None
     host_port: int
     container_port: int
+    host_port_end: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

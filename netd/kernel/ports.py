@@ -86,6 +86,9 @@ class Kernel(Protocol):
     async def host_addresses(self) -> Collection[IPAddress]:
         """All addresses of the host itself: what a port may be published on."""
 
+    async def sysctl(self, path: tuple[str, ...]) -> str:
+        """The value of one sysctl of the host, by path below /proc/sys; "" where there is none such."""
+
     async def uplink(self) -> Uplink | None:
         """Where the default route goes, IPv4 first; None where there is none."""
 
