@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from netd.errors import Invalid
+from netd.settings import Settings, load
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "netd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_documented_paths() -> None:
+    settings = Settings()
+    assert settings.state == Path("/var/lib/netd")
+    assert settings.socket == Path("/run/netd/netd.sock")
+    assert settings.cni_socket == Path("/run/netd/cni.sock")
+
+
+def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'state_dir = "/file/state"\nrun_dir = "/file/run"\nlog_level = "debug"\n')
+    environment = {"NETD_STATE_DIR": "/env/state", "NETD_RUN_DIR": "/env/run", "NETD_LOG_FORMAT": ""}
+    settings = load(config, {"state_dir": "/flag/state", "log_format": None}, environment)
+    assert settings.state_dir == "/flag/state"
+    assert settings.run_dir == "/env/run"
+    assert settings.log_level == "debug"
+    assert settings.log_format == "text"
+
+
+def test_pools_can_be_configured(tmp_path: Path) -> None:
+    settings = load(toml(tmp_path, '[[pools]]\nbase = "10.200.0.0/16"\nsize = 26\n'), {}, {})
+    assert [(pool.base, pool.size) for pool in settings.pools] == [("10.200.0.0/16", 26)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('colour = "red"', "unknown field `colour`"),
+        ("run_dir = 7", r"Expected `str`, got `int` - at `\$.run_dir`"),
+        ('run_dir = "run"', "run_dir 'run' must be an absolute path"),
+        ('log_format = "xml"', "log_format 'xml' must be 'text' or 'json'"),
+        ('[[pools]]\nbase = "10.0.0.1/8"\nsize = 24', "pool base '10.0.0.1/8'"),
+        ('[[pools]]\nbase = "10.0.0.0/24"\nsize = 16', "cannot be cut into /16"),
+        ("= nonsense", "configuration file"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name_and_key(tmp_path: Path, text: str, message: str) -> None:
+    config = toml(tmp_path, text)
+    with pytest.raises(Invalid, match=message) as caught:
+        load(config, {}, {})
+    assert str(config) in str(caught.value)
+
+
+def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="No such file"):
+        load(tmp_path / "absent.toml", {}, {})
