@@ -1,0 +1,133 @@
+"""Between netd's values and the messages of the API; nothing here decides anything.
+
+Texts are handed on as they came: whoever owns a value (the engine, `netd.launch`) parses it and
+refuses it in one place, so that the CLI, the API and CNI give the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from netd import names
+from netd.api import netd_pb2 as pb
+from netd.errors import Invalid
+from netd.events import Event
+from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Subnet
+from netd.view import View
+
+
+def network_request(message: pb.CreateNetworkRequest) -> NetworkRequest:
+    """What the engine is asked for."""
+    return NetworkRequest(
+        name=message.name,
+        driver=message.driver or "bridge",
+        subnets=tuple(message.subnets),
+        gateways=tuple(message.gateways),
+        ip_ranges=tuple(message.ip_ranges),
+        aux_addresses=dict(message.aux_addresses),
+        ipv6=message.ipv6,
+        internal=message.internal,
+        icc=not message.no_icc,
+        gateway_mode=message.gateway_mode or "nat",
+        mtu=message.mtu,
+        dns=tuple(message.dns),
+        labels=dict(message.labels),
+        options=dict(message.options),
+    )
+
+
+def network(net: Network, view: View) -> pb.Network:
+    """A network with its endpoints and how much of each subnet is used."""
+    endpoints = view.endpoints_in(net.id)
+    return pb.Network(
+        id=net.id,
+        name=net.name,
+        driver=net.driver,
+        subnets=[_subnet(subnet, endpoints) for subnet in net.subnets],
+        internal=net.internal,
+        icc=net.icc,
+        gateway_mode=net.gateway_mode,
+        mtu=net.mtu,
+        dns=map(str, net.dns),
+        labels=net.labels,
+        options=net.options,
+        created=net.created,
+        bridge=names.bridge_name(net),
+        endpoints=[endpoint(each, view) for each in endpoints],
+        status=f"degraded: {view.degraded[net.id]}" if net.id in view.degraded else "ready",
+    )
+
+
+def _subnet(subnet: Subnet, endpoints: Iterable[Endpoint]) -> pb.Subnet:
+    used = sum(address.ip in subnet.cidr for each in endpoints for address in each.addresses)
+    return pb.Subnet(
+        cidr=str(subnet.cidr),
+        gateway=str(subnet.gateway),
+        ip_range=str(subnet.range) if subnet.range else "",
+        aux_addresses={label: str(address) for label, address in subnet.reserved.items()},
+        used=used,
+        capacity=str(_capacity(subnet)),
+    )
+
+
+def _capacity(subnet: Subnet) -> int:
+    """How many addresses endpoints can get: all but the gateway, the reserved ones and, in IPv4, the
+    network's own and its broadcast (RFC 919); in IPv6 the subnet-router anycast (RFC 4291, 2.6.1)."""
+    cidr, pool = subnet.cidr, subnet.range or subnet.cidr
+    never = {subnet.gateway, *subnet.reserved.values(), cidr.network_address}
+    if cidr.version == 4:
+        never.add(cidr.broadcast_address)
+    return pool.num_addresses - sum(address in pool for address in never)
+
+
+def endpoint(value: Endpoint, view: View) -> pb.Endpoint:
+    """An endpoint with what is computed from its network and its sandbox."""
+    net = view.networks[value.network]
+    sandbox = view.sandboxes[value.sandbox]
+    return pb.Endpoint(
+        id=value.id,
+        network=net.name,
+        network_id=net.id,
+        container=sandbox.name,
+        container_id=sandbox.id,
+        ifname=value.ifname,
+        mac=value.mac,
+        addresses=map(str, value.addresses),
+        gateways=[str(subnet.gateway) for subnet in net.subnets if value.of_family(subnet.family)],
+        aliases=value.aliases,
+        gw_priority=value.gateway_priority or 0,
+        default_route=view.default_routes(value),
+        host_ifname=names.host_ifname(value),
+        labels=sandbox.labels,
+    )
+
+
+def port(mapping: PortMapping) -> pb.PublishedPort:
+    """One published port; an empty host address stands for all."""
+    return pb.PublishedPort(
+        host_ip=str(mapping.host_ip or ""),
+        host_port=mapping.host_port,
+        container_port=mapping.container_port,
+        proto=mapping.proto,
+    )
+
+
+def event(value: Event) -> pb.Event:
+    """An event as `Watch` streams it."""
+    return pb.Event(
+        time=value.time,
+        type=value.type,
+        action=value.action,
+        id=value.id,
+        name=value.name,
+        attributes=value.attributes,
+    )
+
+
+def required(what: str, text: str) -> str:
+    """`text`, or `Invalid` where a request leaves out the name of what it is about."""
+    if not text:
+        raise Invalid(f"the request names no {what}: give its name or id")
+    if len(text) > 256 or not text.isprintable():
+        raise Invalid(f"{what} {text[:64]!r} is not a name or an id")
+    return text

@@ -1,0 +1,186 @@
+"""The API's server: thin methods over the engine and the containers, and one place for refusals.
+
+Each method translates, calls and translates back. `Refusals` wraps all of them: a `NetdError` becomes
+its gRPC status with its one-line message; anything else is a defect of ours, logged with its
+traceback and answered as INTERNAL without details of the inside. Every handler is a plain coroutine
+(streams write to their context), so the one wrapper fits all four kinds of call.
+
+A client whose deadline passes or who goes away cancels its handler. Nothing is left half-made by
+that: the engine and the containers shield what they began.
+
+gRPC cannot tell who is at the other end of a unix socket (grpc #28755), so the socket's mode and the
+directory it lies in are the access control.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+import netd
+from netd.api import convert, netd_pb2_grpc
+from netd.api import netd_pb2 as pb
+from netd.engine import Engine
+from netd.errors import NetdError
+from netd.events import Events
+from netd.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MESSAGE_LIMIT = 4 * 1024 * 1024
+STATUS_LIMIT = 1024
+"""Characters of a status message: it travels in an HTTP/2 trailer, of which peers accept 8 KiB."""
+
+SOCKET_MODE = 0o660
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, Context], Awaitable[Any]]
+
+
+class Refusals(grpc.aio.ServerInterceptor):
+    """Turns what a handler raises into a gRPC status."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            if behaviour := getattr(handler, kind):
+                make = getattr(grpc, f"{kind}_rpc_method_handler")
+                return make(
+                    _guarded(behaviour, details.method),
+                    handler.request_deserializer,
+                    handler.response_serializer,
+                )
+        return handler
+
+
+def _guarded(behaviour: Handler, method: str) -> Handler:
+    async def guarded(request: Any, context: Context) -> Any:
+        try:
+            return await behaviour(request, context)
+        except NetdError as error:
+            code, text = grpc.StatusCode[error.grpc], _one_line(str(error))
+            log.info("%s refused: %s: %s", method.rpartition("/")[2], code.name, text)
+        except Exception:
+            log.exception("%s failed", method)
+            code, text = grpc.StatusCode.INTERNAL, "internal error of netd; its log has the details"
+        return await context.abort(code, text)
+
+    return guarded
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= STATUS_LIMIT else line[: STATUS_LIMIT - 1] + "…"
+
+
+class Service(netd_pb2_grpc.NetdServicer):
+    """The methods of `netd.v1.Netd`; `netd.proto` says what each of them means."""
+
+    def __init__(self, *, engine: Engine, events: Events, settings: Settings) -> None:
+        self._engine = engine
+        self._events = events
+        self._settings = settings
+        self._started = time.time()
+
+    async def Version(self, request: pb.VersionRequest, context: Context) -> pb.VersionReply:
+        return pb.VersionReply(
+            version=netd.__version__,
+            api="v1",
+            pid=os.getpid(),
+            state_dir=self._settings.state_dir,
+            run_dir=self._settings.run_dir,
+            started=self._started,
+            node=platform.node(),
+            libraries=_libraries(),
+        )
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> None:
+        with self._events.subscribe() as watcher:
+            # The headers tell the client that from now on it misses nothing.
+            await context.send_initial_metadata(())
+            async for event in watcher:
+                await context.write(convert.event(event))
+
+    async def CreateNetwork(self, request: pb.CreateNetworkRequest, context: Context) -> pb.Network:
+        network = await self._engine.create_network(convert.network_request(request))
+        return convert.network(network, self._engine.view)
+
+    async def ListNetworks(self, request: pb.ListNetworksRequest, context: Context) -> pb.NetworkList:
+        view = self._engine.view
+        networks = sorted(view.networks.values(), key=lambda network: network.name)
+        return pb.NetworkList(networks=[convert.network(network, view) for network in networks])
+
+    async def InspectNetwork(self, request: pb.NetworkRef, context: Context) -> pb.Network:
+        network = self._engine.network(convert.required("network", request.network))
+        return convert.network(network, self._engine.view)
+
+    async def RemoveNetwork(self, request: pb.NetworkRef, context: Context) -> pb.NetworkRef:
+        network = await self._engine.remove_network(convert.required("network", request.network))
+        return pb.NetworkRef(network=network.name)
+
+    async def PruneNetworks(
+        self, request: pb.PruneNetworksRequest, context: Context
+    ) -> pb.PruneNetworksReply:
+        removed = await self._engine.prune_networks()
+        return pb.PruneNetworksReply(removed=[network.name for network in removed])
+
+
+def _libraries() -> dict[str, str]:
+    found = {"python": platform.python_version(), "linux": platform.release()}
+    for name in ("grpcio", "protobuf", "pyroute2", "msgspec", "pip-nftables", "pyseccomp", "dnslib"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # e.g. Debian's python3-nftables instead of the index's wheel
+            continue
+    return found
+
+
+class Server:
+    """The gRPC server on a unix socket that appears, complete and with its mode, in one step."""
+
+    def __init__(self, service: Service, path: Path, group: int | None) -> None:
+        self._path = path
+        self._group = group
+        self._server = grpc.aio.server(
+            interceptors=[Refusals()],
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+                ("grpc.max_send_message_length", MESSAGE_LIMIT),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        netd_pb2_grpc.add_NetdServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
+
+    async def start(self) -> None:
+        """Listen. A socket that a killed daemon left is replaced, with no moment without one.
+
+        gRPC binds by itself, so it binds beside the place and the rename is ours. The caller holds
+        the lock of the directory: nobody else lives there.
+        """
+        beside = self._path.with_name(f".{self._path.name}.new")
+        beside.unlink(missing_ok=True)
+        self._server.add_insecure_port(f"unix:{beside}")
+        if self._group is not None:
+            os.chown(beside, -1, self._group)
+        beside.chmod(SOCKET_MODE)
+        beside.rename(self._path)
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, give running ones `grace` seconds, remove the socket."""
+        self._path.unlink(missing_ok=True)
+        await self._server.stop(grace)
