@@ -107,7 +107,7 @@ Write = Put | Delete
 class Quarantined:
     """A record that makes no sense. It is left where it is, reported, and otherwise ignored."""
 
-    table: Table
+    table: str
     key: str
     problem: str
 
