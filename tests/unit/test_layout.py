@@ -301,8 +301,9 @@ def test_everything_public_says_what_it_is() -> None:
         if not ast.get_docstring(tree(path)):
             breaches.append(f"{path}: no docstring")
         for node in tree(path).body:
-            named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            if named and not node.name.startswith("_") and not ast.get_docstring(node):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if not node.name.startswith("_") and not ast.get_docstring(node):
                 breaches.append(f"{path}:{node.lineno}: {node.name} has no docstring")
     report(breaches)
 
