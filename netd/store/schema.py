@@ -23,6 +23,9 @@ from netd.errors import Corrupt, Denied, Exhausted, NetdError, Unavailable
 APPLICATION = 0x6E657464
 """ "netd" in ASCII: `file` and we recognise our own by it (SQLite header, offset 68)."""
 
+PATIENCE = 1.0
+"""Seconds to wait for another process to let go of a file, such as a daemon that is just ending."""
+
 RECORDS = """
 CREATE TABLE record (
     kind  TEXT NOT NULL,  -- netd.store.base.Table
@@ -44,7 +47,7 @@ def connect(path: Path, migrations: Sequence[str], *, synchronous: str) -> sqlit
     existed = _claim(path)
     try:
         version = _examine(path, len(migrations)) if existed else 0
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             _configure(connection, synchronous)
             if version < len(migrations):
@@ -91,7 +94,7 @@ def _claim(path: Path) -> bool:
 
 def _examine(path: Path, newest: int) -> int:
     """The schema of a file that may be opened; raises `Corrupt` for any other, without touching it."""
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE)) as connection:
         [application] = connection.execute("PRAGMA application_id").fetchone()
         [version] = connection.execute("PRAGMA user_version").fetchone()
         [verdict] = connection.execute("PRAGMA integrity_check(1)").fetchone()
