@@ -1,0 +1,66 @@
+"""From what netd knows to what must exist: the driver's objects and the firewall's, put together.
+
+One function for each thing the engine makes. Attaching adds what `sandbox` returns, detaching
+removes it, a restart compares it with what is there; so all three speak of the same objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from netd import firewall, model
+from netd.drivers import driver
+from netd.model import Endpoint, Network, PortMapping, Sandbox
+from netd.objects import Element, KernelObject
+
+FAMILIES = (4, 6)
+
+
+def network(net: Network) -> frozenset[KernelObject]:
+    """All that a network needs on the host, before any endpoint."""
+    return frozenset([*driver(net.driver).network(net), *firewall.network(net)])
+
+
+def sandbox(
+    sandbox: Sandbox, endpoints: Sequence[Endpoint], networks: Mapping[str, Network]
+) -> frozenset[KernelObject]:
+    """All that a sandbox needs: its endpoints, default routes and published ports.
+
+    `endpoints` are those of this sandbox, `networks` holds theirs by id.
+    """
+    return frozenset(
+        [
+            *_endpoints(sandbox, endpoints, networks),
+            *_published(endpoints, networks, sandbox.ports),
+        ]
+    )
+
+
+def publish(
+    endpoints: Sequence[Endpoint], networks: Mapping[str, Network], ports: Sequence[PortMapping]
+) -> frozenset[KernelObject]:
+    """What `ports` alone need, for a sandbox with these endpoints."""
+    return frozenset(_published(endpoints, networks, ports))
+
+
+def _endpoints(
+    sandbox: Sandbox, endpoints: Sequence[Endpoint], networks: Mapping[str, Network]
+) -> Iterator[KernelObject]:
+    carriers = {family: model.default_route_of(tuple(endpoints), networks, family) for family in FAMILIES}
+    for endpoint in endpoints:
+        net = networks[endpoint.network]
+        families = [family for family, carrier in carriers.items() if carrier == endpoint]
+        yield from driver(net.driver).endpoint(net, sandbox, endpoint, families)
+        yield from firewall.endpoint(net, endpoint)
+
+
+def _published(
+    endpoints: Sequence[Endpoint], networks: Mapping[str, Network], ports: Sequence[PortMapping]
+) -> Iterator[Element]:
+    # Answers leave by the default route, so that is where the question has to come in.
+    for family in FAMILIES:
+        carrier = model.default_route_of(tuple(endpoints), networks, family)
+        if carrier is None:
+            continue
+        for mapping in ports:
+            yield from firewall.published(networks[carrier.network], carrier, mapping, family)

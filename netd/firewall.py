@@ -1,0 +1,248 @@
+"""Who is who to the constant rule set: networks, endpoints and published ports as nft elements.
+
+The rules themselves are `netd.ruleset`. Here each thing that netd knows becomes the elements that
+the rules look up, and an element becomes text for libnftables. Text is made in one place,
+`element_text`, and every component is checked against the type of its set first; nothing a person
+typed is ever pasted into a command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
+
+from netd import names
+from netd.errors import Invalid
+from netd.model import Endpoint, GatewayMode, Network, PortMapping
+from netd.objects import Atom, Element
+from netd.ruleset import TEXT as RULESET
+from netd.ruleset import VERSION
+
+__all__ = [
+    "PUBLISHING",
+    "RULESET",
+    "SETS",
+    "VERSION",
+    "SetType",
+    "atom_of",
+    "closed",
+    "element_text",
+    "endpoint",
+    "network",
+    "published",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SetType:
+    """Component types of a set's key, and of a map's value (empty for a set).
+
+    ifname, mac, proto, family: `str`; ipv4, ipv6, target6: addresses; port: `int`.
+    """
+
+    key: tuple[str, ...]
+    value: tuple[str, ...] = ()
+
+
+SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
+    {
+        ("inet", "bridges"): SetType(("ifname",)),
+        ("inet", "internal"): SetType(("ifname",)),
+        ("inet", "nat"): SetType(("ifname",)),
+        ("inet", "routed"): SetType(("ifname",)),
+        ("inet", "intra"): SetType(("ifname", "ifname")),
+        ("inet", "apart"): SetType(("ifname", "ifname")),
+        ("inet", "gateway4"): SetType(("ifname", "ipv4")),
+        ("inet", "gateway6"): SetType(("ifname", "ipv6")),
+        ("inet", "gateways4"): SetType(("ipv4",)),
+        ("inet", "gateways6"): SetType(("ipv6",)),
+        ("inet", "hairpin4"): SetType(("ifname", "ipv4")),
+        ("inet", "hairpin6"): SetType(("ifname", "ipv6")),
+        ("inet", "pub4"): SetType(("ipv4", "proto", "port"), ("ipv4", "port")),
+        ("inet", "pub6"): SetType(("ipv6", "proto", "port"), ("ipv6", "port")),
+        ("inet", "any4"): SetType(("proto", "port"), ("ipv4", "port")),
+        ("inet", "any6"): SetType(("proto", "port"), ("ipv6", "port")),
+        ("inet", "open4"): SetType(("ipv4", "proto", "port")),
+        ("inet", "open6"): SetType(("ipv6", "proto", "port")),
+        ("inet", "closed"): SetType(("family",)),
+        ("bridge", "ports"): SetType(("ifname",)),
+        ("bridge", "macs"): SetType(("ifname", "mac")),
+        ("bridge", "bind4"): SetType(("ifname", "mac", "ipv4")),
+        ("bridge", "bind6"): SetType(("ifname", "mac", "ipv6")),
+        ("bridge", "target6"): SetType(("ifname", "mac", "target6")),
+    }
+)
+"""Every set and map that takes elements, by (family, name). `version` is the rule set's own."""
+
+PUBLISHING = frozenset({"pub4", "pub6", "any4", "any6", "open4", "open6"})
+"""The sets whose elements let somebody in: added last, removed first (`netd.plan`)."""
+
+
+def network(net: Network) -> Iterator[Element]:
+    """What the rules must know of a bridge network."""
+    bridge = names.bridge_name(net)
+    yield Element("inet", "bridges", (bridge,))
+    if net.internal:
+        yield Element("inet", "internal", (bridge,))
+    else:
+        yield Element("inet", "nat" if net.gateway_mode is GatewayMode.NAT else "routed", (bridge,))
+    yield Element("inet", "intra" if net.icc else "apart", (bridge, bridge))
+    for family in net.families:
+        for gateway in net.gateways(family):
+            yield Element("inet", f"gateway{family}", (bridge, gateway))
+            yield Element("inet", f"gateways{family}", (gateway,))
+
+
+def endpoint(net: Network, endpoint: Endpoint) -> Iterator[Element]:
+    """What one endpoint may say it is, and which of its traffic is a hairpin."""
+    bridge, port, mac = names.bridge_name(net), names.host_ifname(endpoint), endpoint.mac
+    yield Element("bridge", "ports", (port,))
+    yield Element("bridge", "macs", (port, mac))
+    for family in net.families:
+        own = [interface.ip for interface in endpoint.of_family(family)]
+        if not net.internal and net.icc:
+            yield from (Element("inet", f"hairpin{family}", (bridge, ip)) for ip in own)
+        if family == 6:
+            own.append(names.link_local(mac))
+            yield from (Element("bridge", "target6", (port, mac, ip)) for ip in own)
+        yield from (Element("bridge", f"bind{family}", (port, mac, ip)) for ip in own)
+
+
+def published(net: Network, endpoint: Endpoint, mapping: PortMapping, family: int) -> Iterator[Element]:
+    """One published port in one family, to the first address of `endpoint` in that family.
+
+    Nothing for a loopback address (the daemon's relay serves that) and nothing for a family that the
+    host address or the endpoint does not have. In routed mode a port that is published everywhere
+    also opens the container's own address.
+    """
+    host = mapping.host_ip
+    addresses = endpoint.of_family(family)
+    if not addresses or (host is not None and (host.version != family or host.is_loopback)):
+        return
+    ip, proto = addresses[0].ip, str(mapping.proto)
+    target: tuple[Atom, ...] = (ip, mapping.container_port)
+    if host is None:
+        yield Element("inet", f"any{family}", (proto, mapping.host_port), target)
+        if net.gateway_mode is GatewayMode.ROUTED:
+            yield Element("inet", f"open{family}", (ip, proto, mapping.container_port))
+    else:
+        yield Element("inet", f"pub{family}", (host, proto, mapping.host_port), target)
+
+
+def closed(family: int) -> Element:
+    """Keep the host from routing for others in `family`, where netd itself turned forwarding on."""
+    return Element("inet", "closed", (f"ipv{family}",))
+
+
+_IFNAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def _ifname(atom: Atom) -> str:
+    # Narrower than the kernel: nft would read a quote, a backslash or a final '*' as syntax.
+    if isinstance(atom, str) and _IFNAME.fullmatch(atom):
+        return f'"{atom}"'
+    raise ValueError("an interface name of letters, digits, '_', '.' and '-'")
+
+
+def _mac(atom: Atom) -> str:
+    if isinstance(atom, str) and _MAC.fullmatch(atom):
+        return atom
+    raise ValueError("a MAC address such as 02:42:0a:59:00:02")
+
+
+def _ipv4(atom: Atom) -> str:
+    if isinstance(atom, IPv4Address):
+        return str(atom)
+    raise ValueError("an IPv4 address")
+
+
+def _ipv6(atom: Atom) -> str:
+    if isinstance(atom, IPv6Address) and atom.scope_id is None:
+        return str(atom)
+    raise ValueError("an IPv6 address without a zone")
+
+
+def _target6(atom: Atom) -> str:
+    if isinstance(atom, IPv6Address) and atom.scope_id is None:
+        return f"0x{int(atom):032x}"
+    raise ValueError("an IPv6 address without a zone")
+
+
+def _proto(atom: Atom) -> str:
+    if isinstance(atom, str) and atom in ("tcp", "udp"):
+        return str(atom)
+    raise ValueError("tcp or udp")
+
+
+def _port(atom: Atom) -> str:
+    if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom < 65536:
+        return str(atom)
+    raise ValueError("a port from 1 to 65535")
+
+
+def _family(atom: Atom) -> str:
+    if isinstance(atom, str) and atom in ("ipv4", "ipv6"):
+        return str(atom)
+    raise ValueError("ipv4 or ipv6")
+
+
+_TEXT: Mapping[str, Callable[[Atom], str]] = {
+    "ifname": _ifname,
+    "mac": _mac,
+    "ipv4": _ipv4,
+    "ipv6": _ipv6,
+    "target6": _target6,
+    "proto": _proto,
+    "port": _port,
+    "family": _family,
+}
+
+_ATOM: Mapping[str, Callable[[str | int], Atom]] = {
+    "ifname": str,
+    "mac": str,
+    "ipv4": lambda listed: IPv4Address(str(listed)),
+    "ipv6": lambda listed: IPv6Address(str(listed)),
+    "target6": lambda listed: IPv6Address(int(str(listed), 0)),
+    "proto": str,
+    "port": int,
+    "family": str,
+}
+
+
+def atom_of(kind: str, listed: str | int) -> Atom:
+    """Turn one component that libnftables listed (JSON) back into the atom it was made of.
+
+    Raises `ValueError` for what netd cannot have written.
+    """
+    return _ATOM[kind](listed)
+
+
+def element_text(op: str, element: Element) -> str:
+    """The libnftables command that does `op` ("add" or "delete") with `element`.
+
+    Raises `Invalid` for an unknown set and for a component that is not of the set's type.
+    """
+    kind = SETS.get((element.family, element.set))
+    if kind is None or op not in ("add", "delete"):
+        raise Invalid(f"nft {op} in {element.family} netd {element.set!r}: no such operation or set")
+    text = _join(element, element.item, kind.key)
+    if op == "add" and kind.value:
+        text += f" : {_join(element, element.value, kind.value)}"
+    return f"{op} element {element.family} netd {element.set} {{ {text} }}"
+
+
+def _join(element: Element, atoms: tuple[Atom, ...], kinds: tuple[str, ...]) -> str:
+    if len(atoms) != len(kinds):
+        raise Invalid(f"{element}: {len(atoms)} components where {len(kinds)} are needed")
+    return " . ".join(_checked(element, atom, kind) for atom, kind in zip(atoms, kinds, strict=True))
+
+
+def _checked(element: Element, atom: Atom, kind: str) -> str:
+    try:
+        return _TEXT[kind](atom)
+    except ValueError as error:
+        raise Invalid(f"{element}: {atom!r} is not {error}") from None

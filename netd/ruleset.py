@@ -1,0 +1,275 @@
+"""The constant nft rule set: what may pass, decided once; who is who, kept in sets.
+
+Nothing in this text ever changes while netd runs. Networks, endpoints and published ports are
+elements of the sets and maps below (`netd.firewall` says which), so that the ten-thousandth
+published port costs what the first cost, and a packet meets the same few hash lookups however
+many there are. Every set has exact keys (hashes): interval sets make libnftables read the whole
+set back for each element added.
+
+Two tables, both named `netd`. `bridge` stands at the ports and checks that a container speaks
+only for itself; `inet` stands at the host's own network stack and holds publishing, isolation and
+masquerading. Neither needs br_netfilter, and neither minds it: with bridge-nf-call-iptables=1 a
+frame between two containers of one network also walks through `inet`, with the bridge as its
+input *and* output interface, which is the case that `intra` and `apart` answer.
+
+What the `inet` table promises, in both families:
+
+- Towards a netd bridge passes only: replies, the network's own traffic (unless --no-icc), what was
+  published, and in routed mode the published container ports and ICMP. The rest is dropped, no
+  matter what policy the host's other tables have (moby #48724).
+- Only what is addressed to the host itself is translated, or transit traffic to somebody else's
+  port 8080 would be hijacked (CVE-2025-67499). Loopback is never translated: the kernel cannot for
+  ::1, and for 127.0.0.1 it would need route_localnet, which exposes every loopback service
+  (CVE-2020-8558). The daemon's relay serves both.
+- Clients keep their source address. The one exception is the hairpin, where a container reaches
+  its own network through the host's address: the answer would otherwise take the short way and
+  not be recognised.
+- A container may speak to the host, but to no other network's gateway address; one of an internal
+  network only to its own gateway, and there only DNS and ICMP.
+
+A verdict of `accept` ends this table's chain and no other's: a foreign table with a drop policy
+still drops. That is what `netd doctor` looks for.
+
+Loading `TEXT` is one transaction that may be repeated. It first declares everything, then empties
+all chains (never a set), then fills the chains again. Packets see the old rules or the new ones,
+and every element stays, so an upgrade interrupts no connection. The one set that is emptied is
+`version`, whose single element is the digest of the text: a restart reads it and knows whether
+there is anything to load. Two things cannot be changed in place, hook or priority of a base chain
+and the type of a set; a later text that needs it must use a new name.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2s
+
+SETS = """
+table inet netd {
+    set version { type ifname; }
+
+    # Networks, by bridge.
+    set bridges { type ifname; }
+    set internal { type ifname; }                  # no way in or out
+    set nat { type ifname; }                       # go out behind the host's address
+    set routed { type ifname; }                    # go out with their own address
+    set intra { type ifname . ifname; }            # bridge . itself: its containers may talk to each other
+    set apart { type ifname . ifname; }            # bridge . itself: they may not, not even through the host
+    set gateway4 { type ifname . ipv4_addr; }      # a bridge and its own gateway address
+    set gateway6 { type ifname . ipv6_addr; }
+    set gateways4 { type ipv4_addr; }              # the gateway addresses of all networks
+    set gateways6 { type ipv6_addr; }
+
+    # Endpoints and what they publish.
+    set hairpin4 { type ifname . ipv4_addr; }      # bridge . endpoint
+    set hairpin6 { type ifname . ipv6_addr; }
+    map pub4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+    map pub6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
+    map any4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
+    map any6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
+    set open4 { type ipv4_addr . inet_proto . inet_service; }
+    set open6 { type ipv6_addr . inet_proto . inet_service; }
+
+    # Families whose forwarding netd itself turned on.
+    set closed { type nf_proto; }
+}
+
+table bridge netd {
+    set version { type ifname; }
+    set ports { type ifname; }                                    # every endpoint's host side
+    set macs { type ifname . ether_addr; }
+    set bind4 { type ifname . ether_addr . ipv4_addr; }
+    set bind6 { type ifname . ether_addr . ipv6_addr; }
+    # The same as bind6, as the bare 128 bits of a neighbour discovery target: nft has no name for
+    # that field before 1.0.9, and a raw field matches only sets of its own type.
+    set target6 { typeof iifname . ether saddr . @th,64,128; }
+}
+"""
+
+INET = """
+table inet netd {
+    chain raw {
+        type filter hook prerouting priority raw; policy accept;
+        # Loopback addresses never come from a wire (moby #41872), whatever route_localnet says.
+        iif != "lo" ip daddr 127.0.0.0/8 drop
+        iif != "lo" ip saddr 127.0.0.0/8 drop
+        iif != "lo" ip6 daddr ::1 drop
+        iif != "lo" ip6 saddr ::1 drop
+    }
+
+    chain prerouting {
+        type nat hook prerouting priority dstnat; policy accept;
+        fib daddr type local jump publish
+    }
+
+    chain output_nat {
+        type nat hook output priority -100; policy accept;
+        fib daddr type local jump publish
+    }
+
+    chain publish {
+        ip daddr 127.0.0.0/8 return
+        ip6 daddr ::1 return
+        # A link-local client cannot be answered from behind a bridge: its address is not routable.
+        ip6 daddr fe80::/10 return
+        # A published port 53 must not take the containers' own DNS away.
+        ip daddr @gateways4 meta l4proto { tcp, udp } th dport 53 return
+        ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport 53 return
+        dnat ip to ip daddr . meta l4proto . th dport map @pub4
+        dnat ip to meta l4proto . th dport map @any4
+        dnat ip6 to ip6 daddr . meta l4proto . th dport map @pub6
+        dnat ip6 to meta l4proto . th dport map @any6
+    }
+
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        ct status dnat oifname . ip saddr @hairpin4 masquerade
+        ct status dnat oifname . ip6 saddr @hairpin6 masquerade
+        ip daddr 224.0.0.0/4 return
+        ip6 daddr { ff00::/8, fe80::/10 } return
+        # fully-random: two containers that pick one source port race for it (kernel, insert_failed).
+        iifname @nat oifname != @bridges masquerade fully-random
+    }
+
+    chain input {
+        type filter hook input priority filter; policy accept;
+        iif "lo" accept
+        iifname @bridges jump from_container
+        ct state established,related accept
+        # The host answers for any of its addresses on any interface; these are not for the LAN.
+        ip daddr @gateways4 drop
+        ip6 daddr @gateways6 drop
+    }
+
+    chain from_container {
+        # Neighbour discovery is never in conntrack, and nothing works without it.
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept
+        icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept
+        ct state established,related accept
+        iifname . ip daddr @gateway4 goto own_gateway
+        iifname . ip6 daddr @gateway6 goto own_gateway
+        ip daddr @gateways4 drop
+        ip6 daddr @gateways6 drop
+        iifname @internal drop
+        accept
+    }
+
+    chain own_gateway {
+        iifname != @internal accept
+        meta l4proto { icmp, icmpv6 } accept
+        meta l4proto { tcp, udp } th dport 53 accept
+        drop
+    }
+
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        oifname @bridges goto to_container
+        iifname @bridges goto to_outside
+        meta nfproto @closed goto transit
+    }
+
+    chain to_container {
+        ct state established,related accept
+        iifname . oifname @intra accept
+        iifname . oifname @apart drop
+        iifname @internal drop
+        oifname @internal drop
+        ct status dnat accept
+        ip daddr . meta l4proto . th dport @open4 accept
+        ip6 daddr . meta l4proto . th dport @open6 accept
+        iifname != @bridges oifname @routed meta l4proto { icmp, icmpv6 } accept
+        drop
+    }
+
+    chain to_outside {
+        iifname @internal drop
+        # What conntrack cannot place is not translated, and would leave with a container's address.
+        iifname @nat ct state invalid drop
+        accept
+    }
+
+    # netd needs the host to forward. Where it had to turn that on itself, the host must not become
+    # a router for its neighbours. Bridged frames come by here too (br_netfilter) and are let be.
+    chain transit {
+        meta iifkind "bridge" meta oifkind "bridge" return
+        drop
+    }
+
+    chain output {
+        type filter hook output priority filter; policy accept;
+        # The kernel answers a hairpin with advice to go straight to a neighbour; send_redirects is
+        # useless against it, since the value of "all" is or-ed to the bridge's.
+        icmp type redirect oifname @bridges drop
+        icmpv6 type nd-redirect oifname @bridges drop
+    }
+}
+"""
+
+BRIDGE = """
+table bridge netd {
+    chain prerouting {
+        # Before br_netfilter (0) and before the bridge learns the source address.
+        type filter hook prerouting priority -300; policy accept;
+        iifname @ports goto guard
+    }
+
+    # Whatever is not recognised is dropped: other ethertypes, VLAN tags, a port without bindings.
+    chain guard {
+        iifname . ether saddr != @macs drop
+        ether type vmap { arp : goto guard_arp, ip : goto guard4, ip6 : goto guard6 }
+        drop
+    }
+
+    chain guard_arp {
+        arp htype != 1 drop
+        arp ptype != ip drop
+        arp hlen != 6 drop
+        arp plen != 4 drop
+        iifname . arp saddr ether != @macs drop
+        # A probe (RFC 5227) claims nothing and changes nobody's cache.
+        arp operation request arp saddr ip 0.0.0.0 accept
+        iifname . ether saddr . arp saddr ip @bind4 accept
+        drop
+    }
+
+    chain guard4 {
+        udp dport 68 drop                       # DHCP answers, from whatever port
+        igmp type membership-query drop         # a false querier prunes the neighbours' multicast
+        iifname . ether saddr . ip saddr @bind4 accept
+        drop
+    }
+
+    chain guard6 {
+        # Of a packet whose header chain does not end in this very fragment the kernel knows no
+        # transport protocol: that is how router advertisements are smuggled past (RFC 7113). The
+        # comparison cannot hold for such a packet, so it falls through to the drop.
+        meta l4proto != 0 goto guard6_whole
+        drop
+    }
+
+    chain guard6_whole {
+        icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query } drop
+        icmpv6 type 151 drop                    # multicast router advertisement (RFC 4286)
+        udp dport 546 drop                      # DHCPv6 answers
+        icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @target6 drop
+        iifname . ether saddr . ip6 saddr @bind6 accept
+        # From the unspecified address come duplicate address detection, for an address that is its
+        # own, and listener reports before that has ended (RFC 3590).
+        ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @target6 accept
+        ip6 saddr :: icmpv6 type { mld-listener-report, mld2-listener-report } accept
+        drop
+    }
+}
+"""
+
+VERSION = blake2s((SETS + INET + BRIDGE).encode()).hexdigest()[:12]
+"""Digest of the rules, as found in the set `version` of both tables of a host where they are loaded."""
+
+TEXT = f"""{SETS}
+flush table inet netd
+flush table bridge netd
+flush set inet netd version
+flush set bridge netd version
+{INET}{BRIDGE}
+add element inet netd version {{ "{VERSION}" }}
+add element bridge netd version {{ "{VERSION}" }}
+"""
+"""Both tables, for one libnftables command; repeatable, keeps all elements but the version's."""
