@@ -175,6 +175,31 @@ class Node:
         return answer.rsplit(" ", 1)[0]
 
 
+class Flood:
+    """A conversation that goes on while something is done to the host; see `wire.py flood`."""
+
+    def __init__(self, node: Node, kind: str, address: str, port: int) -> None:
+        self.what = f"{kind} from {node.name} to {address} port {port}"
+        self._process = node.talker("flood", kind, address, str(port))
+
+    def answered_by(self) -> str:
+        """Wait until somebody else than before answers, and return their name."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip().removeprefix("from ")
+
+    def end(self) -> dict[str, float]:
+        """Hang up; how much was sent and answered, and the longest wait in seconds."""
+        output, _ = self._process.communicate(timeout=30)
+        result: dict[str, float] = json.loads(output.splitlines()[-1])
+        return result
+
+    def end_unharmed(self) -> None:
+        """Hang up and insist that every message was answered."""
+        result = self.end()
+        assert result["sent"] > 0
+        assert result["answered"] == result["sent"], f"{self.what}: {result}"
+
+
 class Host(Node):
     """The machine that netd runs on."""
 

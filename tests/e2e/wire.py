@@ -4,8 +4,9 @@ Standard library only: it runs under any Python 3.11, in a container that sees n
 
     wire.py serve NAME tcp:80 udp:53 ...        answer "NAME CLIENT-ADDRESS CLIENT-PORT"
     wire.py ask SECONDS tcp,ADDRESS,PORT ...    ask all at once; print JSON {target: answer or null}
-    wire.py flood tcp|udp ADDRESS PORT          a numbered message each 10 ms until standard input
-                                                ends; print JSON {sent, answered, longest_gap}
+    wire.py flood tcp|udp ADDRESS PORT          a numbered message each 10 ms until standard input ends;
+                                                print who answers whenever that changes ("from NAME"),
+                                                last JSON {sent, answered, longest_gap}
     wire.py send INTERFACE HEX ...              put raw frames on the wire
     wire.py listen INTERFACE SECONDS            print frames as hex until the time is over or stdin ends
 """
@@ -106,6 +107,7 @@ def flood(kind: str, address: str, port: str) -> None:
     over = until_stdin_ends()
     sent = answered = 0
     longest = 0.0
+    last = ""
     print("ready", flush=True)
     while not over.is_set():
         began = time.monotonic()
@@ -114,6 +116,9 @@ def flood(kind: str, address: str, port: str) -> None:
             s.sendall(b"%08d" % sent)
             received = s.recv(2048)
             answered += received.endswith(b"%08d" % sent)
+            if (name := received.decode().split(" ")[0]) != last:
+                last = name
+                print(f"from {name}", flush=True)
         except OSError:
             if kind == "tcp":
                 break
