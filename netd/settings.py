@@ -18,7 +18,6 @@ import msgspec
 
 from netd.errors import Invalid
 
-DEFAULT_SOCKET = Path("/run/netd/netd.sock")
 DEFAULT_CONFIG = Path("/etc/netd/netd.toml")
 
 
@@ -54,6 +53,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def socket(self) -> Path:
         """Where the gRPC API listens."""
         return self.run / "netd.sock"
+
+    @property
+    def namespaces(self) -> Path:
+        """Where the network namespaces that netd made are held, each under its label."""
+        return self.run / "netns"
 
     @property
     def cni_socket(self) -> Path:

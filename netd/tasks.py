@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar, cast
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 _running: set[asyncio.Task[Any]] = set()
 
@@ -28,3 +29,27 @@ def _ended(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("task %s failed", task.get_name(), exc_info=error)
+
+
+async def carry_through(coroutine: Coroutine[Any, Any, T], *, name: str) -> T:
+    """Await `coroutine` to its end even if the caller is cancelled meanwhile; only then raise that.
+
+    For work that must not stop half-way: a caller that goes away is answered by undoing the whole
+    afterwards, in order, never by an exception in the middle of it.
+    """
+
+    async def settled() -> tuple[T | None, Exception | None]:
+        try:
+            return await coroutine, None
+        except Exception as error:
+            return None, error
+
+    task = spawn(settled(), name=name)
+    try:
+        value, error = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+    if error is not None:
+        raise error
+    return cast(T, value)

@@ -7,12 +7,16 @@ refuses it in one place, so that the CLI, the API and CNI give the same answer.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from netd import names
+from netd import launch, names
 from netd.api import netd_pb2 as pb
 from netd.errors import Invalid
 from netd.events import Event
+from netd.launch import Attachment, Request
 from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Subnet
+from netd.registry import Record
+from netd.runtime.spec import Process
 from netd.view import View
 
 
@@ -109,6 +113,102 @@ def port(mapping: PortMapping) -> pb.PublishedPort:
         host_port=mapping.host_port,
         container_port=mapping.container_port,
         proto=mapping.proto,
+    )
+
+
+def attachment(message: pb.Attachment) -> Attachment:
+    """One --network."""
+    return Attachment(
+        network=message.network,
+        ip=message.ip,
+        ip6=message.ip6,
+        mac=message.mac,
+        aliases=tuple(message.aliases),
+        ifname=message.ifname,
+        gw_priority=message.gw_priority,
+    )
+
+
+def run_request(message: pb.RunRequest) -> Request:
+    """What the containers are asked for."""
+    return Request(
+        name=message.name,
+        command=tuple(message.command),
+        remove=message.remove,
+        interactive=message.interactive,
+        tty=message.tty,
+        rows=message.window.rows,
+        columns=message.window.columns,
+        networks=tuple(map(attachment, message.networks)),
+        publish=tuple(message.publish),
+        expose=tuple(message.expose),
+        hostname=message.hostname,
+        dns=tuple(message.dns),
+        hosts=dict(message.hosts),
+        env=dict(message.env),
+        volumes=tuple(message.volumes),
+        workdir=message.workdir,
+        user=message.user,
+        memory=message.memory,
+        cpus=message.cpus,
+        pids=message.pids,
+        cap_add=tuple(message.cap_add),
+        cap_drop=tuple(message.cap_drop),
+        sysctls=dict(message.sysctls),
+        read_only=message.read_only,
+        rootfs=message.rootfs,
+        labels=dict(message.labels),
+    )
+
+
+def asked(request: Request) -> pb.RunRequest:
+    """The way back of `run_request`, for InspectContainer."""
+    fields = {name: getattr(request, name) for name in request.__struct_fields__}
+    window = pb.WindowSize(rows=fields.pop("rows"), columns=fields.pop("columns"))
+    networks = [
+        pb.Attachment(**{name: getattr(each, name) for name in each.__struct_fields__})
+        for each in fields.pop("networks")
+    ]
+    return pb.RunRequest(**fields, window=window, networks=networks)
+
+
+def process(message: pb.ExecRequest, record: Record) -> Process:
+    """A further process for a container; what is left out is as for its first one."""
+    return launch.process(
+        record.request,
+        record.hostname,
+        command=tuple(message.command),
+        env=dict(message.env),
+        workdir=message.workdir,
+        user=message.user,
+        tty=message.tty,
+        interactive=message.interactive,
+        rows=message.window.rows,
+        columns=message.window.columns,
+    )
+
+
+def container(record: Record, view: View, directory: Path) -> pb.Container:
+    """A container with its endpoints and ports, which it has only while it runs."""
+    sandbox = view.sandboxes.get(record.id)
+    return pb.Container(
+        id=record.id,
+        name=record.name,
+        command=record.request.command,
+        state=record.state,
+        exit_code=record.exit_code,
+        oom_killed=record.oom_killed,
+        created=record.created,
+        started=record.started,
+        finished=record.finished,
+        pid=record.pid,
+        endpoints=[endpoint(each, view) for each in view.endpoints_of(record.id)],
+        ports=map(port, sandbox.ports) if sandbox else (),
+        hostname=record.hostname,
+        rootfs=record.request.rootfs or "host",
+        labels=record.request.labels,
+        netns=record.netns.path if record.netns else "",
+        log_path=str(directory / "log"),
     )
 
 

@@ -27,11 +27,14 @@ import grpc
 import grpc.aio
 
 import netd
-from netd.api import convert, netd_pb2_grpc
+from netd import launch
+from netd.api import convert, netd_pb2_grpc, streams
 from netd.api import netd_pb2 as pb
+from netd.containers import Containers
 from netd.engine import Engine
-from netd.errors import NetdError
+from netd.errors import Invalid, NetdError
 from netd.events import Events
+from netd.registry import Record
 from netd.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,9 @@ STATUS_LIMIT = 1024
 """Characters of a status message: it travels in an HTTP/2 trailer, of which peers accept 8 KiB."""
 
 SOCKET_MODE = 0o660
+STOP_TIMEOUT = 10.0
+"""Seconds between SIGTERM and SIGKILL where the caller does not say."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Awaitable[Any]]
 
@@ -90,8 +96,9 @@ def _one_line(text: str) -> str:
 class Service(netd_pb2_grpc.NetdServicer):
     """The methods of `netd.v1.Netd`; `netd.proto` says what each of them means."""
 
-    def __init__(self, *, engine: Engine, events: Events, settings: Settings) -> None:
+    def __init__(self, *, engine: Engine, containers: Containers, events: Events, settings: Settings) -> None:
         self._engine = engine
+        self._containers = containers
         self._events = events
         self._settings = settings
         self._started = time.time()
@@ -137,6 +144,71 @@ class Service(netd_pb2_grpc.NetdServicer):
     ) -> pb.PruneNetworksReply:
         removed = await self._engine.prune_networks()
         return pb.PruneNetworksReply(removed=[network.name for network in removed])
+
+    async def Connect(self, request: pb.ConnectRequest, context: Context) -> pb.Endpoint:
+        container = convert.required("container", request.container)
+        want = launch.want(convert.attachment(request.attachment))
+        return convert.endpoint(await self._containers.connect(container, want), self._engine.view)
+
+    async def Disconnect(self, request: pb.DisconnectRequest, context: Context) -> pb.DisconnectReply:
+        container = convert.required("container", request.container)
+        await self._containers.disconnect(container, convert.required("network", request.network))
+        return pb.DisconnectReply()
+
+    async def Run(self, request_iterator: Any, context: Context) -> None:
+        await streams.run(self._containers, lambda: self._engine.view, context)
+
+    async def Exec(self, request_iterator: Any, context: Context) -> None:
+        await streams.exec(self._containers, context)
+
+    async def ListContainers(self, request: pb.ListContainersRequest, context: Context) -> pb.ContainerList:
+        return pb.ContainerList(containers=map(self._container, self._containers.list(all=request.all)))
+
+    async def InspectContainer(self, request: pb.ContainerRef, context: Context) -> pb.Container:
+        record = self._containers.find(convert.required("container", request.container))
+        message = self._container(record)
+        message.request.CopyFrom(convert.asked(record.request))
+        return message
+
+    async def StopContainer(self, request: pb.StopRequest, context: Context) -> pb.Container:
+        timeout = request.timeout if request.HasField("timeout") else STOP_TIMEOUT
+        if not 0 <= timeout <= 86400:
+            raise Invalid(f"--time {timeout} must lie between 0 and 86400 seconds")
+        container = convert.required("container", request.container)
+        return self._container(await self._containers.stop(container, timeout))
+
+    async def KillContainer(self, request: pb.KillRequest, context: Context) -> pb.Container:
+        number = launch.signal_number(request.signal or "SIGKILL")
+        container = convert.required("container", request.container)
+        return self._container(await self._containers.kill(container, number))
+
+    async def RemoveContainer(self, request: pb.RemoveContainerRequest, context: Context) -> pb.ContainerRef:
+        container = convert.required("container", request.container)
+        record = await self._containers.remove(container, force=request.force)
+        return pb.ContainerRef(container=record.name)
+
+    async def WaitContainer(self, request: pb.ContainerRef, context: Context) -> pb.Exit:
+        record = await self._containers.wait(convert.required("container", request.container))
+        return pb.Exit(code=record.exit_code, oom_killed=record.oom_killed)
+
+    async def Logs(self, request: pb.LogsRequest, context: Context) -> None:
+        container = convert.required("container", request.container)
+        lines = self._containers.logs(container, follow=request.follow, tail=request.tail)
+        async for line in lines:
+            await context.write(pb.LogLine(time=line.time, stream=line.stream, data=line.data))
+
+    async def AddPort(self, request: pb.PortRequest, context: Context) -> pb.PortList:
+        container = convert.required("container", request.container)
+        ports = await self._containers.publish(container, request.spec)
+        return pb.PortList(ports=map(convert.port, ports))
+
+    async def RemovePort(self, request: pb.PortRequest, context: Context) -> pb.PortList:
+        container = convert.required("container", request.container)
+        ports = await self._containers.unpublish(container, request.spec)
+        return pb.PortList(ports=map(convert.port, ports))
+
+    def _container(self, record: Record) -> pb.Container:
+        return convert.container(record, self._engine.view, self._containers.directory(record))
 
 
 def _libraries() -> dict[str, str]:

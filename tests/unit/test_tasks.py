@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from netd.tasks import spawn
+from netd.tasks import carry_through, spawn
 
 
 def test_a_task_is_held_until_it_ends() -> None:
@@ -52,3 +52,40 @@ def test_cancelling_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
 
     asyncio.run(story())
     assert not caplog.records
+
+
+def test_what_is_carried_through_gives_its_result_or_its_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        assert await carry_through(asyncio.sleep(0, "done"), name="good") == "done"
+
+        async def bad() -> None:
+            raise ValueError("broken")
+
+        with pytest.raises(ValueError, match="broken"):
+            await carry_through(bad(), name="bad")
+
+    asyncio.run(story())
+    assert not caplog.records
+
+
+def test_what_is_carried_through_ends_before_the_cancellation_is_felt() -> None:
+    async def story() -> None:
+        go, done = asyncio.Event(), False
+
+        async def work() -> None:
+            nonlocal done
+            await go.wait()
+            done = True
+
+        async with asyncio.TaskGroup() as group:
+            caller = group.create_task(carry_through(work(), name="work"))
+            await asyncio.sleep(0)
+            caller.cancel()
+            await asyncio.sleep(0)
+            assert not caller.done()
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+        assert done
+
+    asyncio.run(story())

@@ -9,7 +9,6 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +19,40 @@ import pytest
 from netd.api import netd_pb2 as pb
 from netd.api import netd_pb2_grpc
 from netd.api.server import MESSAGE_LIMIT, Server, Service
+from netd.containers import Containers
 from netd.errors import AlreadyExists
 from netd.events import Events
-from netd.model import Network, NetworkRequest, Subnet
+from netd.model import Network, NetworkRequest
 from netd.settings import Settings
-from netd.view import View
+from tests.unit.paper import PaperEngine, PaperKernel, PaperRuntime, PaperStore
 
 
-class PaperEngine:
-    """Remembers networks and does nothing else."""
+class ThinEngine(PaperEngine):
+    """Also fails in the ways that a server must survive."""
 
     def __init__(self) -> None:
-        self.view = View()
-        self.hang = asyncio.Event()
+        super().__init__()
         self.cancelled = asyncio.Event()
 
     async def create_network(self, request: NetworkRequest) -> Network:
         if request.name == "boom":
             raise RuntimeError("the inside of netd")
+        if request.name == "long":
+            raise AlreadyExists(f"network 'long' exists\nand a second line {'x' * 5000}")
         if request.name == "hang":
             try:
-                await self.hang.wait()
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
-        if request.name in {network.name for network in self.view.networks.values()}:
-            raise AlreadyExists(f"network {request.name!r} exists\nand a second line {'x' * 5000}")
-        subnet = Subnet(cidr=IPv4Network("10.9.0.0/24"), gateway=ip_address("10.9.0.1"))
-        id = f"{len(self.view.networks):032x}"
-        network = Network(id=id, name=request.name, driver="bridge", subnets=(subnet,), mtu=1500)
-        self.view = self.view.with_network(network)
-        return network
-
-    async def remove_network(self, ref: str) -> Network:
-        network = self.view.network(ref)
-        self.view = self.view.without_network(network.id)
-        return network
-
-    async def prune_networks(self) -> list[Network]:
-        gone = list(self.view.networks.values())
-        self.view = View()
-        return gone
-
-    def network(self, ref: str) -> Network:
-        return self.view.network(ref)
+        return await super().create_network(request)
 
 
 @dataclass
 class House:
     stub: Any
-    engine: PaperEngine
+    engine: ThinEngine
+    runtime: PaperRuntime
     events: Events
     server: Server
     settings: Settings
@@ -78,18 +61,32 @@ class House:
 @asynccontextmanager
 async def house(path: Path, group: int | None = None) -> AsyncIterator[House]:
     settings = Settings(run_dir=str(path), state_dir=str(path))
-    engine, events = PaperEngine(), Events()
-    service = Service(engine=engine, events=events, settings=settings)  # type: ignore[arg-type]
+    engine, events, runtime = ThinEngine(), Events(), PaperRuntime(path / "c")
+    containers = Containers(
+        kernel=PaperKernel(),  # type: ignore[arg-type]
+        runtime=runtime,
+        engine=engine,  # type: ignore[arg-type]
+        store=PaperStore(),  # type: ignore[arg-type]
+        events=events,
+        settings=settings,
+    )
+    service = Service(
+        engine=engine,  # type: ignore[arg-type]
+        containers=containers,
+        events=events,
+        settings=settings,
+    )
     server = Server(service, settings.socket, group)
     await server.start()
     options = [("grpc.max_send_message_length", -1), ("grpc.default_authority", "localhost")]
     async with grpc.aio.insecure_channel(f"unix:{settings.socket}", options=options) as channel:
         stub = netd_pb2_grpc.NetdStub(channel)  # type: ignore[no-untyped-call]
         try:
-            yield House(stub, engine, events, server, settings)
+            yield House(stub, engine, runtime, events, server, settings)
         finally:
             events.close()
             await server.stop(1)
+            await containers.close()
 
 
 def run(path: Path, story: Callable[[House], Awaitable[None]], group: int | None = None) -> None:
@@ -115,12 +112,11 @@ def test_networks_are_made_listed_and_removed(tmp_path: Path) -> None:
 
 def test_a_refusal_is_its_status_and_one_bounded_line(tmp_path: Path) -> None:
     async def story(it: House) -> None:
-        await it.stub.CreateNetwork(pb.CreateNetworkRequest(name="front"))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await it.stub.CreateNetwork(pb.CreateNetworkRequest(name="front"))
+            await it.stub.CreateNetwork(pb.CreateNetworkRequest(name="long"))
         assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
         details = caught.value.details() or ""
-        assert details.startswith("network 'front' exists and a second line xxx")
+        assert details.startswith("network 'long' exists and a second line xxx")
         assert len(details) == 1024
 
     run(tmp_path, story)
@@ -222,5 +218,72 @@ def test_a_stale_socket_is_replaced_in_one_step(tmp_path: Path) -> None:
     async def story(it: House) -> None:
         assert it.settings.socket.stat().st_ino != before
         assert (await it.stub.Version(pb.VersionRequest())).pid == os.getpid()
+
+    run(tmp_path, story)
+
+
+async def start(it: House, **fields: Any) -> pb.Container:
+    request = pb.RunRequest(**{"name": "web", "command": ["true"], "detach": True, **fields})
+    call = it.stub.Run()
+    await call.write(pb.StreamInput(run=request))
+    started = (await call.read()).started
+    assert await call.read() is grpc.aio.EOF
+    return started  # type: ignore[no-any-return]
+
+
+def test_a_container_from_run_to_rm(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        started = await start(it, publish=["8080:80"], labels={"a": "b"})
+        assert (started.state, started.pid, started.labels["a"]) == ("running", 4711, "b")
+        assert started.endpoints[0].network == "default"
+        ref = pb.ContainerRef(container="web")
+        assert list((await it.stub.ListContainers(pb.ListContainersRequest())).containers) == [started]
+        inspected = await it.stub.InspectContainer(ref)
+        assert (inspected.request.name, list(inspected.request.publish)) == ("web", ["8080:80"])
+
+        ports = await it.stub.AddPort(pb.PortRequest(container="web", spec="9090:90/udp"))
+        assert [(p.host_port, p.proto) for p in ports.ports] == [(8080, "tcp"), (9090, "udp")]
+        ports = await it.stub.RemovePort(pb.PortRequest(container="web", spec="8080:80"))
+        assert [port.host_port for port in ports.ports] == [9090]
+
+        await it.stub.CreateNetwork(pb.CreateNetworkRequest(name="back"))
+        attachment = pb.Attachment(network="back", ip="10.9.1.77", aliases=["w"])
+        endpoint = await it.stub.Connect(pb.ConnectRequest(container="web", attachment=attachment))
+        assert (endpoint.network, list(endpoint.addresses)) == ("back", ["10.9.1.77/24"])
+        await it.stub.Disconnect(pb.DisconnectRequest(container="web", network="back"))
+        assert len((await it.stub.InspectContainer(ref)).endpoints) == 1
+
+        stopped = await it.stub.StopContainer(pb.StopRequest(container="web"))
+        assert (stopped.state, stopped.exit_code) == ("exited", 143)
+        assert (await it.stub.WaitContainer(ref)).code == 143
+        assert not (await it.stub.ListContainers(pb.ListContainersRequest())).containers
+        removed = await it.stub.RemoveContainer(pb.RemoveContainerRequest(container=started.id[:8]))
+        assert removed.container == "web"
+        assert not (await it.stub.ListContainers(pb.ListContainersRequest(all=True))).containers
+
+    run(tmp_path, story)
+
+
+def test_stop_takes_zero_for_an_answer_and_refuses_less(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        await start(it)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await it.stub.StopContainer(pb.StopRequest(container="web", timeout=-1))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await it.stub.StopContainer(pb.StopRequest(container="web", timeout=0))
+        assert it.runtime.signals == [9]
+
+    run(tmp_path, story)
+
+
+def test_kill_and_logs(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        await start(it)
+        logs = it.stub.Logs(pb.LogsRequest(container="web", follow=True))
+        assert (await logs.read()).data == b"hello\n"
+        await it.stub.KillContainer(pb.KillRequest(container="web", signal="INT"))
+        assert (await logs.read()).stream == "stderr"
+        assert await logs.read() is grpc.aio.EOF
+        assert (await it.stub.WaitContainer(pb.ContainerRef(container="web"))).code == 130
 
     run(tmp_path, story)

@@ -1,0 +1,57 @@
+"""The three files of /etc that every container gets, as text; pure.
+
+`/etc/hosts` names only the container itself, its --add-host entries and the loopback. Its neighbours
+are the DNS's business: a hosts file cannot be updated in all of them at once, and stale entries would
+win over the DNS. `/etc/resolv.conf` points at the gateways of the networks that the container is in,
+where netd's DNS listens; `ndots:0` lets it see a single-label name before any search list is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from netd.model import Endpoint, IPAddress, Network
+
+LOOPBACK = """\
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::\tip6-localnet
+ff00::\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+"""
+
+
+def hosts(
+    *,
+    hostname: str,
+    name: str,
+    endpoints: Sequence[Endpoint],
+    extra: Iterable[tuple[str, IPAddress]],
+    base: str = LOOPBACK,
+) -> str:
+    """/etc/hosts: the loopback (or the host's own file as `base`), what was asked for, own addresses.
+
+    The extra ones come before its own: a resolver takes the first line that fits, and they were asked for.
+    """
+    own = hostname if hostname == name else f"{hostname} {name}"
+    lines = [f"{address}\t{alias}\n" for alias, address in extra]
+    lines += [f"{address.ip}\t{own}\n" for endpoint in endpoints for address in endpoint.addresses]
+    return (base if base.endswith("\n") or not base else base + "\n") + "".join(lines)
+
+
+def resolv_conf(endpoints: Sequence[Endpoint], networks: Mapping[str, Network]) -> str:
+    """/etc/resolv.conf of a container in these networks; empty where it is in none."""
+    joined = [networks[endpoint.network] for endpoint in endpoints]
+    servers = [
+        f"nameserver {subnet.gateway}\n"
+        for endpoint, network in zip(endpoints, joined, strict=True)
+        for family in (4, 6)
+        for subnet in [s for s in network.subnets if s.family == family and endpoint.of_family(family)][:1]
+    ]
+    if not servers:
+        return ""
+    # With several networks a search list would have to choose one of them to win; the DNS itself
+    # looks in all networks of whoever asks.
+    search = f"search {joined[0].name}\n" if len(joined) == 1 else ""
+    return "".join(servers) + search + "options ndots:0\n"
