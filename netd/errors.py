@@ -11,6 +11,7 @@
     ├── Unsupported        this kernel or this host cannot do what was asked
     ├── Denied             the caller may not do this
     ├── Unavailable        try again later: the daemon, a peer or the store is away
+    │   └── Unreachable    said by a client: nobody answers at the socket
     ├── Corrupt            a file that netd owns cannot be trusted; it is left untouched
     └── KernelError        the kernel refused an operation; carries errno and the object
 
@@ -94,6 +95,12 @@ class Unavailable(NetdError):
     cni = 11
 
 
+class Unreachable(Unavailable):
+    """Nobody answers at the daemon's socket, or the daemon went away in the middle of a request."""
+
+    exit_code = 125
+
+
 class Corrupt(NetdError):
     """A file of netd's is damaged or from a newer version. It is reported and left as it is."""
 
@@ -125,3 +132,7 @@ BY_GRPC: dict[str, type[NetdError]] = {
     for cls in (Invalid, NotFound, AlreadyExists, InUse, Exhausted, Unsupported, Denied, Unavailable, Corrupt)
 }
 """How the client turns a gRPC status back into the class that the daemon raised."""
+
+EXIT_CODE_METADATA = "netd-exit-code"
+"""Trailing metadata of every refusal: `exit_code` of the error. Its presence also tells a refusal of the
+daemon from a broken connection, which gRPC reports as UNAVAILABLE just the same."""

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import click
+import pytest
+
+import netd
+from netd.cli import main
+from netd.errors import Exhausted
+from tests.fake_daemon import FakeDaemon, network
+from tests.unit.cli.conftest import NETD, Cli
+
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def test_every_command_is_where_the_table_says() -> None:
+    context = click.Context(main.cli)
+    for name in main.COMMANDS:
+        command = main.cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.get_short_help_str(), name
+    assert main.cli.get_command(context, "nonsense") is None
+
+
+def test_help_imports_neither_grpc_nor_rich() -> None:
+    code = (
+        "import sys; from netd.cli.main import run\n"
+        "assert run(['--help']) == 0 and run(['run', '--help']) == 0 and run(['ps', '--nonsense']) == 2\n"
+        "print(sorted({'grpc', 'rich', 'google.protobuf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_is_quick() -> None:
+    """The promise is 150 ms; the best of several, because other tests want the processors too."""
+    best = 1.0
+    for _ in range(10):
+        begin = time.perf_counter()
+        subprocess.run([*NETD, "--help"], check=True, stdout=subprocess.DEVNULL)
+        best = min(best, time.perf_counter() - begin)
+        if best < 0.15:
+            break
+    assert best < 0.15
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "nonsense",
+        "--nonsense",
+        "network",
+        "network create",
+        "network rm",
+        "network connect front",
+        "run",
+        "run --memory 6x true",
+        "exec web",
+        "exec web --",
+        "ps extra",
+        "port",
+    ],
+)
+def test_usage_errors_exit_2_and_send_nothing(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETD_SOCKET", "/nowhere")
+    assert main.run(line.split()) == 2
+
+
+def test_usage_error_says_where_help_is(cli: Cli) -> None:
+    answer = cli("network", "create", "--mtu", "many", "x")
+    assert answer.err.splitlines() == [
+        "netd: Invalid value for '--mtu': 'many' is not a valid integer range.",
+        "Try 'netd network create --help' for help.",
+    ]
+
+
+def test_refusal_is_one_line(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.networks["front"] = network("front", 1)
+    answer = cli("network", "create", "front")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "netd: network 'front' exists already\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (Exhausted("no address left\nin front"), 1, "netd: no address left in front\n"),
+        (click.ClickException("odd"), 1, "netd: odd\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 141, ""),
+        (click.exceptions.Exit(7), 7, ""),
+    ],
+)
+def test_every_way_to_fail_has_its_code(
+    error: BaseException,
+    code: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("netd.cli.version").version, "callback", fail)
+    assert main.run(["version"]) == code
+    assert capsys.readouterr().err.strip() == text.strip()
+
+
+def test_version_flag(cli: Cli) -> None:
+    assert cli("--version").out == f"netd {netd.__version__}\n"
+
+
+def test_exit_code_reaches_the_shell(spawn: Spawn) -> None:
+    process = spawn("run", "exit", "42")
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 42
+
+
+def test_closed_output_ends_a_listing_quietly(spawn: Spawn, daemon: FakeDaemon) -> None:
+    daemon.networks = {f"n{number}": network(f"n{number}", number) for number in range(200)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = spawn("network", "ls", stdout=writer)
+    os.close(writer)
+    assert process.communicate(timeout=30)[1] == b""
+    assert process.returncode == 141
