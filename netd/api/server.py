@@ -32,7 +32,7 @@ from netd.api import convert, netd_pb2_grpc, streams
 from netd.api import netd_pb2 as pb
 from netd.containers import Containers
 from netd.engine import Engine
-from netd.errors import Invalid, NetdError
+from netd.errors import EXIT_CODE_METADATA, Invalid, NetdError
 from netd.events import Events
 from netd.registry import Record
 from netd.settings import Settings
@@ -78,12 +78,13 @@ def _guarded(behaviour: Handler, method: str) -> Handler:
         try:
             return await behaviour(request, context)
         except NetdError as error:
-            code, text = grpc.StatusCode[error.grpc], _one_line(str(error))
+            code, text, exit_code = grpc.StatusCode[error.grpc], _one_line(str(error)), error.exit_code
             log.info("%s refused: %s: %s", method.rpartition("/")[2], code.name, text)
         except Exception:
             log.exception("%s failed", method)
             code, text = grpc.StatusCode.INTERNAL, "internal error of netd; its log has the details"
-        return await context.abort(code, text)
+            exit_code = NetdError.exit_code
+        return await context.abort(code, text, ((EXIT_CODE_METADATA, str(exit_code)),))
 
     return guarded
 
