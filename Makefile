@@ -46,6 +46,7 @@ unit: venv
 	$(BIN)/pytest tests/unit tests/golden $(ARGS)
 
 bench: venv
+	-.ci/docker build/docker
 	$(BIN)/python -m tests.bench $(ARGS)
 
 proto: venv

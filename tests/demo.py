@@ -27,9 +27,9 @@ def say(text: str) -> None:
     print(f"\n{BOLD}# {text}{PLAIN}", flush=True)
 
 
-def type_at(node: Node, command: str, *, answer: str = "", status: int = 0, shown: str = "") -> str:
-    """Run `command` as typed at `node`, show both, and insist on its exit status and a regex in its answer."""
-    print(f"{BOLD}{node.name}# {shown or command}{PLAIN}", flush=True)
+def type_at(node: Node, command: str, *, answer: str = "", status: int = 0) -> str:
+    """Run `command` as typed at `node`, show both; insist on its exit status and on a regex in its answer."""
+    print(f"{BOLD}{node.name}# {command}{PLAIN}", flush=True)
     done = node.run("/bin/sh", "-c", command)
     wrote = done.stdout + done.stderr
     print(wrote, end="", flush=True)
