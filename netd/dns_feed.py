@@ -1,11 +1,38 @@
-"""Keeps the DNS process supplied with names. The contract; see `DnsFeed`."""
+"""Keeps the DNS process supplied with names.
+
+The feed holds the whole truth (networks, sandboxes, sockets) and one `Link` to the server. A change
+is recorded here first and then told. When the link breaks, a new server is started with the sockets
+that were open all the time, and told everything; so a change that comes meanwhile needs no memory of
+its own, and no question ever meets a closed port.
+
+A snapshot is put into the link's queue in one piece, without awaiting in between: whatever is told
+after it is newer, and messages are never reordered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
+from netd import dns_process, names
+from netd.dns_process import Answer, ControlSocket, Link, Listen
+from netd.errors import Unavailable
 from netd.model import Endpoint, Network, Sandbox
+from netd.settings import Settings
+from netd.tasks import spawn
+from netd_dns import control, wire
+from netd_dns.control import Message
+
+log = logging.getLogger(__name__)
+
+PING_EVERY = 2.0
+RETRY_MOST = 5.0
+"""Seconds, at most, between attempts to start a server that does not come up."""
 
 
 class NameFeed(Protocol):
@@ -28,3 +55,272 @@ class NameFeed(Protocol):
 
     async def close(self) -> None:
         """Let go of the server, which goes on answering with what it knows."""
+
+
+class DnsFeed:
+    """The `NameFeed` of a host: supervises a `netd_dns` process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._control = ControlSocket(settings.run)
+        self._networks: dict[str, Network] = {}
+        self._sockets: dict[str, dict[Listen, socket.socket]] = {}
+        self._sandboxes: dict[str, tuple[Sandbox, tuple[Endpoint, ...]]] = {}
+        self._code = dns_process.code_version()
+        self._link: Link | None = None
+        self._supervising = False
+        self._watching: asyncio.Task[None] | None = None
+        self._restarting: asyncio.Task[None] | None = None
+        self.restarts = 0
+        """How often the server had to be started again."""
+
+    async def start(
+        self, networks: Sequence[Network], sandboxes: Sequence[tuple[Sandbox, Sequence[Endpoint]]]
+    ) -> None:
+        """Adopt the server that is running, or start one, and give it the whole truth.
+
+        Raises `AlreadyExists` where another program has port 53 of a gateway, and `Unavailable` where
+        no server can be started.
+        """
+        _raise_descriptor_limit()
+        self._networks = {network.id: network for network in networks}
+        self._sandboxes = {sandbox.id: (sandbox, tuple(endpoints)) for sandbox, endpoints in sandboxes}
+        old = await self._find()
+        for network in networks:
+            self._sockets.setdefault(network.id, {})
+            if set(self._sockets[network.id]) != set(dns_process.listens(network)):
+                self._drop_sockets(network.id)
+                self._sockets[network.id] = dns_process.open_sockets(network)
+        if old is None or self._link is None:
+            await self._begin()
+            if old is not None:
+                with contextlib.suppress(Unavailable):
+                    await old.call({"op": "stop"})
+                old.close()
+        else:
+            await self._told(self._link, self._tell_everything(self._link))
+        self._supervising = True
+        self._watching = spawn(self._watch(), name="dns-watch")
+
+    async def network_added(self, network: Network) -> None:
+        """Listen on the gateways of a network whose bridge exists now. Raises `AlreadyExists`."""
+        self._drop_sockets(network.id)
+        self._sockets[network.id] = dns_process.open_sockets(network)
+        self._networks[network.id] = network
+        await self._tell(*self._network(network))
+
+    async def network_removed(self, network: Network) -> None:
+        """Stop listening there and forget the network."""
+        self._networks.pop(network.id, None)
+        self._drop_sockets(network.id)
+        await self._tell({"op": "network_removed", "id": network.id})
+
+    async def sandbox_changed(self, sandbox: Sandbox, endpoints: Sequence[Endpoint]) -> None:
+        """The whole truth of one sandbox; no endpoints means that its names are gone."""
+        if endpoints:
+            self._sandboxes[sandbox.id] = (sandbox, tuple(endpoints))
+        else:
+            self._sandboxes.pop(sandbox.id, None)
+        await self._tell({"op": "sandboxes", "sandboxes": [describe(sandbox, endpoints, self._networks)]})
+
+    async def close(self) -> None:
+        """Let go of the server, which goes on answering with what it knows."""
+        self._supervising = False
+        tasks = [task for task in (self._watching, self._restarting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._link is not None:
+            self._link.close()
+        for id in list(self._sockets):
+            self._drop_sockets(id)
+        self._control.close()
+
+    async def stop_server(self) -> None:
+        """End the server too, for a host that netd is taken off, and for tests."""
+        self._supervising = False
+        if self._link is not None:
+            with contextlib.suppress(Unavailable):
+                await self._link.call({"op": "stop"})
+        await self.close()
+
+    # --- what people ask ----------------------------------------------------------------------------
+
+    async def ask(self, message: Message) -> Message:
+        """A question about the server's own state. Raises `Unavailable` while there is no server."""
+        if self._link is None:
+            raise Unavailable("the DNS server is being restarted; try again in a second")
+        return await self._link.call(message)
+
+    # --- the server ---------------------------------------------------------------------------------
+
+    async def _find(self) -> Link | None:
+        """Connect to a running server and take its sockets; it becomes ours if it runs our code."""
+        link = self._control.connect(self._lost)
+        if link is None:
+            return None
+        try:
+            hello, descriptors = await link.call_for_descriptors({"op": "hello"})
+            self._control.hold(descriptors[0])
+            for id in hello["networks"]:
+                answer, descriptors = await link.call_for_descriptors({"op": "sockets", "id": id})
+                self._sockets[id] = dict(dns_process.adopt_sockets(answer["listen"], descriptors))
+        except Unavailable as error:
+            log.warning(
+                "the DNS server found at %s is of no use (%s): replacing it", self._control.path, error
+            )
+            link.close()
+            self._control.kill_server()
+            return None
+        for id in self._sockets.keys() - self._networks.keys():
+            self._drop_sockets(id)
+        if hello["version"] == control.VERSION and hello["code"] == self._code:
+            self._link = link
+        return link
+
+    async def _begin(self) -> None:
+        """Start a server and tell it everything."""
+        link = await self._control.start_server(self._code, self._lost)
+        pending = self._tell_everything(link)
+        self._link = link  # from here on changes are told, behind the snapshot in the same queue
+        await self._told(link, pending)
+
+    def _tell_everything(self, link: Link) -> list[Answer]:
+        return [link.request(message, descriptors) for message, descriptors in self._snapshot()]
+
+    async def _told(self, link: Link, pending: list[Answer]) -> None:
+        try:
+            async with asyncio.timeout(dns_process.ANSWER_TIME + len(pending) * 0.01):
+                for future in pending:
+                    await future
+        except TimeoutError as error:
+            link.close()
+            raise Unavailable("the DNS server does not answer") from error
+
+    def _lost(self, link: Link) -> None:
+        if link is not self._link:
+            return
+        self._link = None
+        if self._supervising and (self._restarting is None or self._restarting.done()):
+            self._restarting = spawn(self._again(), name="dns-restart")
+
+    async def _again(self) -> None:
+        """Bring the server back, however often it takes."""
+        wait = 0.05
+        while True:
+            self.restarts += 1
+            self._control.kill_server()
+            try:
+                await self._begin()
+                log.warning("the DNS server was started again")
+                return
+            except Unavailable as error:
+                log.error("the DNS server does not come up: %s; next attempt in %.1f s", error, wait)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, RETRY_MOST)
+
+    async def _watch(self) -> None:
+        """A server that hangs is worse than one that is dead: its clients wait. Find out."""
+        while True:
+            await asyncio.sleep(PING_EVERY)
+            if self._link is not None:
+                with contextlib.suppress(Unavailable):
+                    await self._link.call({"op": "ping"})
+
+    # --- what it is told ----------------------------------------------------------------------------
+
+    async def _tell(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        link = self._link
+        if link is None:
+            return  # the next server's snapshot has it
+        try:
+            await link.call(message, descriptors)
+        except Unavailable as error:
+            if not link.closed:
+                raise
+            log.warning("the DNS server went away during a change (%s); its successor will know", error)
+
+    def _network(self, network: Network) -> tuple[Message, list[int]]:
+        sockets = self._sockets[network.id]
+        message: Message = {
+            "op": "network",
+            "id": network.id,
+            "name": network.name,
+            "internal": network.internal,
+            "subnets": [str(subnet.cidr) for subnet in network.subnets],
+            "dns": [str(server) for server in network.dns],
+            "listen": [list(listen) for listen in sockets],
+        }
+        return message, [sock.fileno() for sock in sockets.values()]
+
+    def _snapshot(self) -> Iterator[tuple[Message, list[int]]]:
+        yield {"op": "begin"}, []
+        yield {"op": "configure", "upstreams": list(self._settings.upstreams)}, []
+        for network in self._networks.values():
+            yield self._network(network)
+        batch: list[Message] = []
+        size = 0
+        for sandbox, endpoints in self._sandboxes.values():
+            value = describe(sandbox, endpoints, self._networks)
+            batch.append(value)
+            size += len(control.encode(value))
+            if size > control.BATCH:
+                yield {"op": "sandboxes", "sandboxes": batch}, []
+                batch, size = [], 0
+        yield {"op": "sandboxes", "sandboxes": batch}, []
+        yield {"op": "end"}, []
+
+    def _drop_sockets(self, network: str) -> None:
+        for sock in self._sockets.pop(network, {}).values():
+            sock.close()
+
+
+def describe(
+    sandbox: Sandbox, endpoints: Sequence[Endpoint], networks: Mapping[str, Network]
+) -> dict[str, Any]:
+    """A sandbox as the server is told of it. Names that DNS cannot carry are left out."""
+    short = sandbox.id.partition("/")[0][:12]
+    own = [name for name in (sandbox.name, short, sandbox.hostname) if _is_name(name)]
+    services = [(mapping.proto.value, mapping.container_port) for mapping in sandbox.ports]
+    services += [(proto.value, port) for proto, port in sandbox.exposed]
+    return {
+        "id": sandbox.id,
+        "name": sandbox.name,
+        "endpoints": [
+            _endpoint(endpoint, own, networks[endpoint.network])
+            for endpoint in endpoints
+            if endpoint.network in networks
+        ],
+        "hosts": [(name, str(address)) for name, address in sandbox.hosts if _is_name(name)],
+        "dns": [str(server) for server in sandbox.dns],
+        "services": sorted(set(services)),
+    }
+
+
+def _endpoint(endpoint: Endpoint, own: Sequence[str], network: Network) -> dict[str, Any]:
+    aliases = [alias for alias in endpoint.aliases if _is_name(alias)]
+    found = list(dict.fromkeys([*own, *aliases]))
+    plain = [name for name in found if not name.startswith("*.")]
+    return {
+        "network": endpoint.network,
+        "canonical": f"{plain[0]}.{network.name}" if plain else network.name,
+        "addresses": [str(interface.ip) for interface in endpoint.addresses],
+        "names": plain,
+        "wildcards": [name.removeprefix("*.") for name in found if name.startswith("*.")],
+        "silent": [str(names.link_local(endpoint.mac))] if endpoint.mac else [],
+    }
+
+
+def _is_name(name: str) -> bool:
+    try:
+        wire.encode_name(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _raise_descriptor_limit() -> None:
+    """Four sockets a network, here and in the server, who inherits the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,29 @@
+"""`python -m netd_dns`: run the server with what it inherited; started by `netd.dns_feed` only.
+
+Arguments: three descriptor numbers (the listening control socket, the run directory, a control
+connection on which the daemon speaks already) and the identity of this code.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+
+from netd_dns import confine
+from netd_dns.server import Server
+
+
+def main(arguments: list[str]) -> int:
+    listening, home, connection = (int(argument) for argument in arguments[:3])
+    logging.basicConfig(level=logging.INFO, format="netd-dns: %(levelname)s: %(message)s")
+    logging.raiseExceptions = False  # standard error may have gone with the daemon
+    server = Server(socket.socket(fileno=listening), home, arguments[3])
+    confine.drop_privileges()
+    server.adopt(socket.socket(fileno=connection))
+    server.loop.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,367 @@
+"""Questions about other people's names: ask the upstream servers, once, and wait for nobody long.
+
+A question in flight is a `Flight`: one socket an attempt, each with a port of the kernel's random
+choice and connected, so that only the server asked can answer it, and a fresh random id. Servers are
+tried one after another without waiting for the one before to give up: the next is asked after
+`HEDGE` seconds, or at once when one refuses. The first good answer ends the flight for every client
+that wants it.
+
+What bounds it: `FLIGHTS_MOST` in all and a quota for each client, so that one that asks for names
+nobody answers runs out of its own share and not of everybody's.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable
+
+from netd_dns import wire
+from netd_dns.cache import Cache, Entry, Key
+from netd_dns.counters import Counters
+from netd_dns.loop import WRITE, Loop, Timer
+from netd_dns.resolve import Client
+from netd_dns.upstream import Server, Upstreams
+from netd_dns.wire import Query, Reply
+from netd_dns.zone import View
+
+log = logging.getLogger(__name__)
+
+HEDGE = 0.12
+"""Seconds until the next server is asked as well; two dead servers cost less than 300 ms."""
+REPEAT = 0.7
+"""Seconds after which all are asked again: the packet may have been lost."""
+DEADLINE = 1.8
+"""Seconds after which nobody is waited for; SERVFAIL has to be there within 2."""
+STALE_AFTER = 0.4
+"""Seconds after which a client gets a stale answer, if there is one, while the asking goes on."""
+STALE_TTL = 5
+
+FLIGHTS_MOST = 1024
+CROWDED = FLIGHTS_MOST // 2
+CLIENT_MOST = 128
+"""Questions of one client that may wait at once, and while it is crowded:"""
+CLIENT_CROWDED = 16
+
+_MASK = wire.RECURSION_DESIRED | wire.CHECKING_DISABLED | wire.AUTHENTIC
+
+
+class Forwarder:
+    """Answers from the cache, or by flights."""
+
+    def __init__(self, loop: Loop, upstreams: Upstreams, cache: Cache, counters: Counters) -> None:
+        self.loop = loop
+        self.upstreams = upstreams
+        self.cache = cache
+        self.counters = counters
+        self._flights: dict[Key, Flight] = {}
+        self._waiting: dict[str, int] = {}
+
+    def ask(self, query: Query, view: View, client: Client) -> None:
+        now = time.monotonic()
+        servers = self.upstreams.choose(view.upstreams, now)
+        if not servers:
+            self.fail(query, client)
+            return
+        key = (
+            servers, query.name, query.qtype, query.flags & _MASK, query.edns, query.dnssec_ok, query.options
+        )  # fmt: skip
+        entry = self.cache.get(key, now)
+        if entry is not None and now < entry.until:
+            self.counters.cache_hits += 1
+            self.counters.answered(entry.reply.rcode)
+            client.reply(entry.reply.aged(query, int(now - entry.stored), client.limit(query)))
+            return
+        self.counters.cache_misses += 1
+        flight = self._flights.get(key)
+        if not self._admit(client, flight):
+            self.counters.drop("quota")
+            self.counters.answered(wire.REFUSED)
+            client.reply(wire.respond(query, wire.REFUSED, limit=client.limit(query), authoritative=False))
+            return
+        if entry is not None and self.upstreams.all_away(servers, now):
+            self.stale(entry, query, client)
+            if flight is None:
+                self._fly(key, query, servers, entry)
+            return
+        if flight is None:
+            flight = self._fly(key, query, servers, entry)
+        else:
+            self.counters.coalesced += 1
+        if not flight.ended:
+            self._waiting[client.source] = self._waiting.get(client.source, 0) + 1
+        flight.join(query, client)
+
+    def _admit(self, client: Client, flight: Flight | None) -> bool:
+        crowd = len(self._flights)
+        if flight is None and crowd >= FLIGHTS_MOST:
+            return False
+        most = CLIENT_MOST if crowd < CROWDED else CLIENT_CROWDED
+        return self._waiting.get(client.source, 0) < most
+
+    def _fly(self, key: Key, query: Query, servers: tuple[str, ...], entry: Entry | None) -> Flight:
+        self.counters.forwarded += 1
+        flight = self._flights[key] = Flight(self, key, query, servers, entry)
+        flight.start()
+        return flight
+
+    def landed(self, key: Key) -> None:
+        del self._flights[key]
+
+    def left(self, client: Client) -> None:
+        """A client of a flight has its answer."""
+        remaining = self._waiting[client.source] - 1
+        if remaining:
+            self._waiting[client.source] = remaining
+        else:
+            del self._waiting[client.source]
+
+    def stale(self, entry: Entry, query: Query, client: Client) -> None:
+        self.counters.cache_stale += 1
+        self.counters.answered(entry.reply.rcode)
+        client.reply(entry.reply.stale(query, STALE_TTL, client.limit(query)))
+
+    def fail(self, query: Query, client: Client) -> None:
+        self.counters.answered(wire.SERVFAIL)
+        client.reply(wire.respond(query, wire.SERVFAIL, limit=client.limit(query), authoritative=False))
+
+
+class Flight:
+    """One question on its way, and the clients that wait for its answer."""
+
+    __slots__ = (
+        "_attempts", "_clients", "_entry", "_forwarder", "_key", "_left", "_query", "_refusal", "_repeated",
+        "_servers", "_timers", "ended",
+    )  # fmt: skip
+
+    def __init__(
+        self, forwarder: Forwarder, key: Key, query: Query, servers: tuple[str, ...], entry: Entry | None
+    ) -> None:
+        self._forwarder = forwarder
+        self._key = key
+        self._query = query
+        self._servers = forwarder.upstreams.ordered(servers, time.monotonic())
+        self._left = list(self._servers)
+        self._entry = entry
+        self._refusal: Reply | None = None
+        self._repeated = False
+        self._clients: list[tuple[Query, Client]] = []
+        self._attempts: list[Attempt] = []
+        self._timers: list[Timer] = []
+        self.ended: Callable[[Query, Client], None] | None = None
+        """How a client is answered that comes when all is over, which can be before `start` returns."""
+
+    def start(self) -> None:
+        after = self._forwarder.loop.after
+        self._timers.append(after(DEADLINE, self._timeout))
+        if self._entry is not None:
+            self._timers.append(after(STALE_AFTER, self._give_stale))
+        self._next()
+
+    def join(self, query: Query, client: Client) -> None:
+        if self.ended is not None:
+            self.ended(query, client)
+        else:
+            self._clients.append((query, client))
+
+    def _next(self) -> None:
+        """Ask the next server; when the last has been asked, all of them again after a while."""
+        while self._left and self.ended is None:
+            server = self._left.pop(0)
+            attempt = Attempt(self, self._query, server)
+            if attempt.start():
+                self._attempts.append(attempt)
+                after = self._forwarder.loop.after
+                if self._left:
+                    self._timers.append(after(HEDGE, self._next))
+                elif not self._repeated:
+                    self._timers.append(after(REPEAT, self._again))
+                return
+            self._forwarder.counters.upstream_failure(server.text)
+            self._forwarder.upstreams.failed(server, time.monotonic())
+        if not self._attempts and self.ended is None:
+            self._give_up()
+
+    def _again(self) -> None:
+        self._repeated = True
+        self._left = list(self._servers)
+        self._next()
+
+    def reply(self, attempt: Attempt, reply: Reply) -> None:
+        """A server answered. "No such name" is an answer; a failure makes the next server try."""
+        self._forwarder.upstreams.answered(attempt.server)
+        if reply.rcode in (wire.NOERROR, wire.NXDOMAIN):
+            if not reply.truncated:
+                now = time.monotonic()
+                self._forwarder.cache.put(self._key, reply, now)
+                for other in self._attempts:
+                    if other is not attempt and now - other.started >= HEDGE:
+                        self._forwarder.upstreams.failed(other.server, now)
+            self._finish(lambda query, client: self._give(reply, query, client))
+            return
+        self._refusal = reply
+        self.failed(attempt)
+
+    def failed(self, attempt: Attempt) -> None:
+        """This attempt will not bring an answer."""
+        self._forwarder.counters.upstream_failure(attempt.server.text)
+        attempt.close()
+        self._attempts.remove(attempt)
+        if self._left or not self._attempts:
+            self._next()
+
+    def _timeout(self) -> None:
+        now = time.monotonic()
+        for attempt in self._attempts:
+            self._forwarder.upstreams.failed(attempt.server, now)
+            self._forwarder.counters.upstream_failure(attempt.server.text)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        entry, refusal = self._entry, self._refusal
+        if entry is not None:
+            self._finish(lambda query, client: self._forwarder.stale(entry, query, client))
+        elif refusal is not None:
+            self._finish(lambda query, client: self._give(refusal, query, client))
+        else:
+            self._finish(self._forwarder.fail)
+
+    def _give_stale(self) -> None:
+        assert self._entry is not None
+        clients, self._clients = self._clients, []
+        for query, client in clients:
+            self._forwarder.left(client)
+            self._forwarder.stale(self._entry, query, client)
+
+    def _give(self, reply: Reply, query: Query, client: Client) -> None:
+        self._forwarder.counters.answered(reply.rcode)
+        client.reply(reply.aged(query, 0, client.limit(query)))
+
+    def _finish(self, answer: Callable[[Query, Client], None]) -> None:
+        self.ended = answer
+        for timer in self._timers:
+            timer.cancel()
+        for attempt in self._attempts:
+            attempt.close()
+        self._attempts.clear()
+        self._forwarder.landed(self._key)
+        clients, self._clients = self._clients, []
+        for query, client in clients:
+            self._forwarder.left(client)
+            answer(query, client)
+
+    @property
+    def loop(self) -> Loop:
+        return self._forwarder.loop
+
+    @property
+    def counters(self) -> Counters:
+        return self._forwarder.counters
+
+
+class Attempt:
+    """One server asked once: over UDP, and over TCP when it says that the answer does not fit."""
+
+    __slots__ = ("_buffer", "_flight", "_identity", "_message", "_query", "_socket", "server", "started")
+
+    def __init__(self, flight: Flight, query: Query, server: Server) -> None:
+        self._flight = flight
+        self._query = query
+        self.server = server
+        self.started = time.monotonic()
+        self._identity = secrets.randbits(16)
+        self._message = wire.ask(query, self._identity)
+        self._socket: socket.socket | None = None
+        self._buffer = b""
+
+    def start(self) -> bool:
+        """Send the question; False if the server cannot be reached from here."""
+        try:
+            self._socket = self._open(socket.SOCK_DGRAM)
+            self._socket.connect(self.server.address)
+            self._socket.send(self._message)
+        except OSError:
+            self.close()
+            return False
+        self._flight.loop.watch(self._socket.fileno(), self._receive)
+        return True
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._flight.loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _open(self, kind: int) -> socket.socket:
+        return socket.socket(self.server.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+    def _receive(self) -> None:
+        # More than one datagram in a turn only if somebody forges them: the budget is for that.
+        for _ in range(8):
+            if self._socket is None:
+                return
+            try:
+                data = self._socket.recv(4096)
+            except BlockingIOError:
+                return
+            except OSError:  # ICMP said that nobody listens there
+                self._flight.failed(self)
+                return
+            reply = wire.read_reply(data, self._query, self._identity)
+            if reply is None:
+                self._flight.counters.drop("wrong upstream answer")
+            elif reply.truncated:
+                self._over_tcp()
+                return
+            else:
+                self._good(reply)
+                return
+
+    def _good(self, reply: Reply) -> None:
+        self._flight.counters.upstream_answer(self.server.text, time.monotonic() - self.started)
+        self._flight.reply(self, reply)
+
+    def _over_tcp(self) -> None:
+        self.close()
+        try:
+            self._socket = self._open(socket.SOCK_STREAM)
+            code = self._socket.connect_ex(self.server.address)
+        except OSError:
+            code = errno.EIO
+        if self._socket is None or code not in (0, errno.EINPROGRESS):
+            self._flight.failed(self)
+            return
+        self._flight.loop.watch(self._socket.fileno(), self._connected, WRITE)
+
+    def _connected(self) -> None:
+        assert self._socket is not None
+        message = len(self._message).to_bytes(2, "big") + self._message
+        try:
+            # A few hundred bytes into an empty buffer: all or an error.
+            if self._socket.send(message) != len(message):
+                raise OSError(errno.EIO, "short write")
+        except OSError:
+            self._flight.failed(self)
+            return
+        self._flight.loop.watch(self._socket.fileno(), self._receive_tcp)
+
+    def _receive_tcp(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(65537)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._buffer += data
+        need = int.from_bytes(self._buffer[:2], "big") + 2 if len(self._buffer) >= 2 else 65537
+        if data and len(self._buffer) < need:
+            return
+        reply = wire.read_reply(self._buffer[2:need], self._query, self._identity)
+        if reply is None:
+            self._flight.failed(self)
+        else:
+            self._good(reply)

@@ -1,0 +1,466 @@
+"""What exists, and who may see it. Pure: no sockets, no clock.
+
+A `Segment` is a network with the names of its endpoints. A `View` is what one kind of client can
+see: the segments it is attached to, its own --add-host names, the way out that it has. Clients
+that see the same share one view; nearly all containers are on one network and share that segment's.
+
+Views also hold the finished answers (`ready`): question bytes in, answer bytes out. Those are a
+memory of what was computed, never a second truth, and are dropped whole whenever one of the view's
+segments changes. So a change costs the first client of each name a few microseconds, and there is
+no state in which a name is removed and still answered.
+
+What is owned. netd decides alone about: names of containers, single-label names, everything below a
+network's name, service names (`_80._tcp.web`) of known names, and the reverse names of its subnets.
+Such a question never goes outside, whatever its type (moby #47333 is what happens otherwise). The
+rest is somebody else's and is `FOREIGN`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import ip_address, ip_network
+
+from netd_dns import wire
+
+READY_MOST = 20_000
+"""Finished answers kept for one view; clients can make up spellings without end."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Host:
+    """One endpoint: what `names` (lower case, without the network) lead to.
+
+    `canonical` is NAME.NETWORK, the target of PTR and SRV. `services` are (protocol, port) that it
+    publishes or exposes.
+    """
+
+    sandbox: str
+    segment: str
+    canonical: bytes
+    a: tuple[bytes, ...]
+    aaaa: tuple[bytes, ...]
+    names: tuple[bytes, ...]
+    wildcards: tuple[bytes, ...]
+    services: frozenset[tuple[bytes, int]]
+    silent: tuple[bytes, ...] = ()
+    """Addresses that it may ask from, and that no name leads to: IPv6 link-local."""
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A network. `upstreams` empty stands for the host's servers."""
+
+    id: str
+    name: str
+    internal: bool
+    subnets: tuple[str, ...]
+    upstreams: tuple[str, ...]
+    suffix: bytes = b""
+    names: dict[bytes, list[Host]] = field(default_factory=dict)
+    wildcards: dict[bytes, list[Host]] = field(default_factory=dict)
+    empty: dict[bytes, int] = field(default_factory=dict)
+    """Names that only have something below them, and by how many names (RFC 8020: they exist)."""
+    addresses: dict[bytes, Host] = field(default_factory=dict)
+    clients: dict[bytes, str] = field(default_factory=dict)
+    prefixes: tuple[tuple[int, int, int], ...] = ()
+    views: set[View] = field(default_factory=set)
+    """Whoever can see this segment, so that a change finds the finished answers it makes wrong."""
+
+    def __post_init__(self) -> None:
+        self.suffix = wire.encode_name(self.name).lower()
+        self.prefixes = tuple(_prefix(subnet) for subnet in self.subnets)
+
+    def contains(self, address: bytes) -> bool:
+        number = int.from_bytes(address, "big")
+        return any(
+            len(address) == size and number >> shift == prefix for size, shift, prefix in self.prefixes
+        )
+
+    def add(self, host: Host) -> None:
+        for name in self._spellings(host.names):
+            self.names.setdefault(name, []).append(host)
+        for name in self._spellings(host.wildcards):
+            self.wildcards.setdefault(name, []).append(host)
+        for name in self._hollow(host):
+            self.empty[name] = self.empty.get(name, 0) + 1
+        for address in (*host.a, *host.aaaa):
+            self.addresses[address] = host
+        for address in (*host.a, *host.aaaa, *host.silent):
+            self.clients[address] = host.sandbox
+
+    def discard(self, host: Host) -> None:
+        for table, names in ((self.names, host.names), (self.wildcards, host.wildcards)):
+            for name in self._spellings(names):
+                hosts = table[name]
+                hosts.remove(host)
+                if not hosts:
+                    del table[name]
+        for name in self._hollow(host):
+            self.empty[name] -= 1
+            if not self.empty[name]:
+                del self.empty[name]
+        # An address can have passed to a new endpoint before the old one's removal is told.
+        for address in (*host.a, *host.aaaa):
+            if self.addresses.get(address) is host:
+                del self.addresses[address]
+        for address in (*host.a, *host.aaaa, *host.silent):
+            if self.clients.get(address) == host.sandbox:
+                del self.clients[address]
+
+    def _spellings(self, names: Iterable[bytes]) -> Iterator[bytes]:
+        for name in names:
+            yield name
+            if len(name) + len(self.suffix) - 1 <= 255:
+                yield name[:-1] + self.suffix
+
+    def _hollow(self, host: Host) -> Iterator[bytes]:
+        for name in self._spellings(host.names):
+            above = wire.parent(name)
+            while above not in (wire.ROOT, self.suffix):
+                # "a.example.com" as an alias makes nothing of example.com netd's.
+                if name.endswith(self.suffix) or wire.parent(above) == wire.ROOT:
+                    yield above
+                above = wire.parent(above)
+        for name in self._spellings(host.wildcards):
+            if name.endswith(self.suffix) or wire.parent(name) == wire.ROOT:
+                yield name
+
+
+def _prefix(subnet: str) -> tuple[int, int, int]:
+    network = ip_network(subnet)
+    shift = network.max_prefixlen - network.prefixlen
+    return network.max_prefixlen // 8, shift, int(network.network_address) >> shift
+
+
+class Kind(Enum):
+    """What a name is to one client. The value finishes the sentence "NAME ..."."""
+
+    HOST = "is a container"
+    EXTRA = "is an --add-host name of the asking container"
+    SERVICE = "is a service of a container"
+    ADDRESS = "is the address of a container"
+    EMPTY = "exists only because names below it do"
+    ABSENT = "would be netd's, and does not exist"
+    FOREIGN = "is not netd's"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a view knows of a name. `owner` is where the SOA of a "no" belongs."""
+
+    kind: Kind
+    hosts: tuple[Host, ...] = ()
+    addresses: tuple[bytes, ...] = ()
+    port: int = 0
+    owner: bytes = wire.SELF
+
+
+FOREIGN = Match(Kind.FOREIGN)
+EMPTY = Match(Kind.EMPTY)
+_LOCALHOST = wire.encode_name("localhost")
+_LOOPBACK = Match(
+    Kind.EXTRA,
+    addresses=(socket.inet_pton(socket.AF_INET, "127.0.0.1"), socket.inet_pton(socket.AF_INET6, "::1")),
+)
+_V4 = wire.encode_name("in-addr.arpa")
+_V6 = wire.encode_name("ip6.arpa")
+
+
+class View:
+    """What one kind of client can see.
+
+    `upstreams` empty stands for the host's servers; `outside` says whether those may be asked.
+    `ready` maps a question, from its third byte on, to the finished answer, likewise.
+    """
+
+    __slots__ = ("_zone", "extra", "key", "outside", "ready", "segments", "upstreams", "users")
+
+    def __init__(
+        self,
+        zone: Zone,
+        segments: tuple[Segment, ...],
+        extra: Mapping[bytes, tuple[bytes, ...]],
+        upstreams: tuple[str, ...],
+    ) -> None:
+        self._zone = zone
+        self.segments = segments
+        self.extra = extra
+        self.key: _Key = ((), (), ())
+        self.users = 0
+        self.ready: dict[bytes, bytes | Turns] = {}
+        exits = [segment for segment in segments if not segment.internal]
+        servers = upstreams or tuple(dict.fromkeys(s for segment in exits for s in segment.upstreams))
+        if exits:
+            self.upstreams, self.outside = servers, True
+        else:
+            # No way out, but a server inside the network itself is not outside (moby #47822).
+            self.upstreams = tuple(
+                server
+                for server in servers or (s for segment in segments for s in segment.upstreams)
+                if any(segment.contains(ip_address(server).packed) for segment in segments)
+            )
+            self.outside = bool(self.upstreams)
+
+    def find(self, name: bytes) -> Match:
+        """What `name` (lower case) is to this client."""
+        if (addresses := self.extra.get(name)) is not None:
+            return Match(Kind.EXTRA, addresses=addresses)
+        if hosts := self._hosts(name):
+            return Match(Kind.HOST, hosts)
+        if name[1:2] == b"_" and (match := self._service(name)) is not None:
+            return match
+        if name.endswith((_V4, _V6)):
+            return self._reverse(name)
+        if name.endswith(_LOCALHOST) and _ends(name, _LOCALHOST):
+            return _LOOPBACK  # RFC 6761 6.3
+        return self._below(name)
+
+    def _hosts(self, name: bytes) -> tuple[Host, ...]:
+        if len(self.segments) == 1:
+            return tuple(self.segments[0].names.get(name, ()))
+        return tuple(dict.fromkeys(h for segment in self.segments for h in segment.names.get(name, ())))
+
+    def _service(self, name: bytes) -> Match | None:
+        """`_port._proto.NAME`; None unless NAME is known, for then the name is not ours."""
+        rest = wire.parent(name)
+        if rest[1:2] != b"_":
+            target = rest
+            hosts = self._hosts(target) if rest != wire.ROOT else ()
+            return EMPTY if hosts and name[1 : name[0] + 1] in (b"_tcp", b"_udp") else None
+        port, proto, target = name[2 : name[0] + 1], rest[2 : rest[0] + 1], wire.parent(rest)
+        known = self._hosts(target) if target != wire.ROOT else ()
+        if not known:
+            return None
+        if port.isdigit() and len(port) <= 5:
+            hosts = tuple(h for h in known if (proto, int(port)) in h.services)
+            if hosts:
+                return Match(Kind.SERVICE, hosts, port=int(port))
+        return Match(Kind.ABSENT, owner=target)
+
+    def _reverse(self, name: bytes) -> Match:
+        address = _address_of(name)
+        if address is None:
+            return FOREIGN
+        for segment in self.segments:
+            if host := segment.addresses.get(address):
+                return Match(Kind.ADDRESS, (host,))
+        if self._zone.covers(address):
+            return Match(Kind.ABSENT, owner=wire.parent(name))
+        return FOREIGN
+
+    def _below(self, name: bytes) -> Match:
+        """Names that are not there themselves: wildcards, empty ones, what must not go outside."""
+        if any(name in segment.empty or name == segment.suffix for segment in self.segments):
+            return EMPTY
+        if name == wire.ROOT:
+            return FOREIGN
+        zone: bytes | None = None
+        above = wire.parent(name)
+        single = above == wire.ROOT
+        while above != wire.ROOT:
+            # The nearest wildcard wins, on whichever network it is.
+            hosts = tuple(h for segment in self.segments for h in segment.wildcards.get(above, ()))
+            if hosts:
+                return Match(Kind.HOST, hosts)
+            if zone is None and any(above == segment.suffix for segment in self.segments):
+                zone = above
+            above = wire.parent(above)
+        if zone is not None:
+            return Match(Kind.ABSENT, owner=zone)
+        return Match(Kind.ABSENT, owner=wire.ROOT) if single else FOREIGN
+
+
+class Turns:
+    """Finished answers to one question that differ in the order of addresses, given in turn."""
+
+    __slots__ = ("_answers", "_next")
+
+    def __init__(self, answers: tuple[bytes, ...]) -> None:
+        self._answers = answers
+        self._next = 0
+
+    def next(self) -> bytes:
+        self._next = (self._next + 1) % len(self._answers)
+        return self._answers[self._next]
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A client and its endpoints, as the daemon tells them."""
+
+    id: str
+    name: str
+    hosts: tuple[Host, ...]
+    extra: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    upstreams: tuple[str, ...] = ()
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(host.segment for host in self.hosts))
+
+
+_Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[bytes, tuple[bytes, ...]], ...]]
+
+
+class Zone:
+    """Everything that the daemon has told. Each change returns the ids of the segments it touched."""
+
+    def __init__(self, is_local: Callable[[str], bool] = lambda _: False) -> None:
+        self.segments: dict[str, Segment] = {}
+        self.sandboxes: dict[str, Sandbox] = {}
+        self._views: dict[_Key, View] = {}
+        self._of: dict[str, View] = {}
+        self._prefixes: dict[tuple[int, int], dict[int, int]] = {}
+        self._is_local = is_local
+
+    def put_segment(self, segment: Segment) -> set[str]:
+        """Add a network, or replace its definition; the endpoints it has stay."""
+        old = self.segments.get(segment.id)
+        if old is not None:
+            self._count(old, -1)
+        self.segments[segment.id] = segment
+        self._count(segment, 1)
+        return self._rebuild(segment.id)
+
+    def drop_segment(self, id: str) -> set[str]:
+        segment = self.segments.pop(id, None)
+        if segment is None:
+            return set()
+        self._count(segment, -1)
+        return self._rebuild(id)
+
+    def put_sandbox(self, sandbox: Sandbox) -> set[str]:
+        """The whole truth about one sandbox; without endpoints it is gone."""
+        old = self.sandboxes.pop(sandbox.id, None)
+        touched = set(sandbox.segments)
+        if old is not None:
+            touched |= set(old.segments)
+            for host in old.hosts:
+                if host.segment in self.segments:
+                    self.segments[host.segment].discard(host)
+            self._leave(sandbox.id)
+        if sandbox.hosts:
+            self.sandboxes[sandbox.id] = sandbox
+            for host in sandbox.hosts:
+                if host.segment in self.segments:
+                    self.segments[host.segment].add(host)
+            self._enter(sandbox)
+        for id in touched & self.segments.keys():
+            for view in self.segments[id].views:
+                view.ready.clear()
+        return touched
+
+    def view_of(self, sandbox: str) -> View | None:
+        return self._of.get(sandbox)
+
+    def shared(self, segment: str) -> View:
+        """What a plain client of one network sees."""
+        return self._view(((segment,), (), ()))
+
+    def client(self, segment_id: str, source: str) -> View | None:
+        """The view of whoever asks on a network's gateway from address `source`, None for nobody's.
+
+        An address of this network: its owner, or the host itself or something an administrator
+        plugged in, who see the network. An address of another network came across the host and may
+        not see this one's names. Anything else must be an address of the host, or this would be an
+        open resolver to whoever routes packets here.
+        """
+        segment = self.segments.get(segment_id)
+        if segment is None:
+            return None
+        text = source.partition("%")[0]
+        address = ip_address(text).packed
+        sandbox = segment.clients.get(address)
+        if sandbox is not None:
+            return self._of.get(sandbox)
+        if segment.contains(address):
+            return self.shared(segment_id)
+        if self.covers(address) or not self._is_local(text):
+            return None
+        return self.shared(segment_id)
+
+    def covers(self, address: bytes) -> bool:
+        """Whether an address lies in a subnet of any network."""
+        number = int.from_bytes(address, "big")
+        return any(
+            size == len(address) and number >> shift in known
+            for (size, shift), known in self._prefixes.items()
+        )
+
+    def _count(self, segment: Segment, step: int) -> None:
+        for size, shift, prefix in segment.prefixes:
+            known = self._prefixes.setdefault((size, shift), {})
+            known[prefix] = known.get(prefix, 0) + step
+            if not known[prefix]:
+                del known[prefix]
+            if not known:
+                del self._prefixes[size, shift]
+
+    def _rebuild(self, changed: str) -> set[str]:
+        """A network came, went or changed: its endpoints enter it anew, its views are made anew."""
+        for key in [key for key in self._views if changed in key[0]]:
+            self._forget(self._views[key])
+        touched = {changed}
+        for sandbox in self.sandboxes.values():
+            if changed not in sandbox.segments:
+                continue
+            touched.update(sandbox.segments)
+            if changed in self.segments:
+                for host in sandbox.hosts:
+                    if host.segment == changed:
+                        self.segments[changed].add(host)
+            self._enter(sandbox)
+        return touched
+
+    def _enter(self, sandbox: Sandbox) -> None:
+        view = self._view((sandbox.segments, sandbox.upstreams, tuple(sorted(sandbox.extra.items()))))
+        view.users += 1
+        self._of[sandbox.id] = view
+
+    def _leave(self, sandbox: str) -> None:
+        view = self._of.pop(sandbox)
+        view.users -= 1
+        if not view.users:
+            self._forget(view)
+
+    def _view(self, key: _Key) -> View:
+        view = self._views.get(key)
+        if view is None:
+            names, upstreams, extra = key
+            segments = tuple(self.segments[name] for name in names if name in self.segments)
+            view = self._views[key] = View(self, segments, dict(extra), upstreams)
+            view.key = key
+            for segment in segments:
+                segment.views.add(view)
+        return view
+
+    def _forget(self, view: View) -> None:
+        if self._views.pop(view.key, None) is not None:
+            for segment in view.segments:
+                segment.views.discard(view)
+
+
+def _ends(name: bytes, suffix: bytes) -> bool:
+    while len(name) > len(suffix):
+        name = wire.parent(name)
+    return name == suffix
+
+
+def _address_of(name: bytes) -> bytes | None:
+    """The address that a reverse name stands for, None if it is not a whole one."""
+    labels = []
+    rest = name
+    while rest != wire.ROOT:
+        labels.append(rest[1 : rest[0] + 1])
+        rest = wire.parent(rest)
+    try:
+        if len(labels) == 6 and _ends(name, _V4):
+            return socket.inet_pton(socket.AF_INET, b".".join(labels[3::-1]).decode())
+        if len(labels) == 34 and _ends(name, _V6) and all(len(label) == 1 for label in labels[:32]):
+            return bytes.fromhex(b"".join(labels[31::-1]).decode())
+    except (OSError, ValueError):
+        return None
+    return None

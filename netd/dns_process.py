@@ -1,0 +1,292 @@
+"""The DNS server as the daemon sees it: a process to start, and a connection to it.
+
+The process outlives the daemon on purpose. So it is found again by its control socket in the run
+directory, it is not a child that can be waited for, and all that is ever known of it is whether it
+answers. Its sockets for clients are opened here, in the host's namespace and with the daemon's rights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import netd_dns
+from netd.errors import AlreadyExists, KernelError, Unavailable
+from netd.model import Network
+from netd.tasks import spawn
+from netd_dns import control
+from netd_dns.control import Message
+
+log = logging.getLogger(__name__)
+
+PORT = 53
+ANSWER_TIME = 3.0
+"""Seconds after which a server that does not answer is taken for dead."""
+Listen = tuple[str, str]
+"""("udp" or "tcp", address)."""
+Answer = asyncio.Future[tuple[Message, list[int]]]
+"""What a request will bring: the answer and the descriptors that came with it."""
+
+_HOME = Path(netd_dns.__file__).parent
+# Without site-packages the interpreter starts in a third of the time; the server needs none of them.
+_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from netd_dns.__main__ import main; main(sys.argv[1:])"
+
+
+def code_version() -> str:
+    """Changes with every change of the server's source: a server with another one is replaced."""
+    digest = hashlib.blake2s()
+    for path in sorted(_HOME.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def listens(network: Network) -> tuple[Listen, ...]:
+    """Where the server listens for a network: both transports on each gateway."""
+    addresses = dict.fromkeys(str(subnet.gateway) for subnet in network.subnets)
+    return tuple((kind, address) for address in addresses for kind in ("udp", "tcp"))
+
+
+def open_sockets(network: Network) -> dict[Listen, socket.socket]:
+    """All of a network's sockets, or none. Raises `AlreadyExists` where somebody else has the port."""
+    opened: dict[Listen, socket.socket] = {}
+    try:
+        for kind, address in listens(network):
+            opened[kind, address] = _open(kind, address)
+    except OSError as error:
+        for sock in opened.values():
+            sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AlreadyExists(
+                f"network {network.name}: port {PORT} of its gateway {address} is taken, probably by a "
+                "DNS server of this host that listens on all addresses; let that listen on its own only "
+                "(dnsmasq: bind-dynamic; bind: listen-on; unbound: interface)"
+            ) from error
+        raise KernelError(error.errno or 0, f"listen {kind} {address} port {PORT}") from error
+    return opened
+
+
+def _open(kind: str, address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # The address may be repaired (removed and added again) while we listen, so it need not be
+        # there just now. IP_FREEBIND is not in Python's socket module; 15 in linux/in.h, and
+        # IPV6_FREEBIND 78 in linux/in6.h.
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, 78, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, 15, 1)
+        if kind == "tcp":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections in TIME_WAIT
+        sock.bind((address, PORT))
+        if kind == "tcp":
+            sock.listen(128)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class Link:
+    """A connection to a server: requests out, in order, each with its answer.
+
+    `lost` is called once, when the server is gone or no longer answers.
+    """
+
+    def __init__(self, sock: socket.socket, lost: Callable[[Link], None]) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._answers: dict[int, Answer] = {}
+        self._seq = 0
+        self.closed = False
+        self._loop.add_reader(sock.fileno(), self._read)
+
+    def request(self, message: Message, descriptors: Sequence[int] = ()) -> Answer:
+        """Put a request in the queue, at once; the future brings the answer, or `Unavailable`."""
+        future: Answer = self._loop.create_future()
+        if self.closed:
+            future.set_exception(Unavailable("the DNS server is not running"))
+            return future
+        self._seq += 1
+        self._answers[self._seq] = future
+        # Duplicated now: whoever owns the descriptors may close them before the queue is written.
+        copies = tuple(os.dup(descriptor) for descriptor in descriptors)
+        self._queue.append((control.encode({**message, "seq": self._seq}), copies))
+        self._write()
+        return future
+
+    async def call(self, message: Message, descriptors: Sequence[int] = ()) -> Message:
+        """One request and its answer. Raises `Unavailable` when the server does not answer in time."""
+        answer, received = await self.call_for_descriptors(message, descriptors)
+        for descriptor in received:
+            os.close(descriptor)
+        return answer
+
+    async def call_for_descriptors(
+        self, message: Message, descriptors: Sequence[int] = ()
+    ) -> tuple[Message, list[int]]:
+        try:
+            return await asyncio.wait_for(self.request(message, descriptors), ANSWER_TIME)
+        except TimeoutError as error:
+            self.close()
+            raise Unavailable(f"the DNS server did not answer within {ANSWER_TIME:g} s") from error
+
+    def close(self) -> None:
+        """Let go; the server goes on. Everybody who waits learns that nothing will come."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        for _, copies in self._queue:
+            for descriptor in copies:
+                os.close(descriptor)
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(Unavailable("the DNS server went away"))
+                future.exception()  # somebody may have stopped waiting; that is no news for the log
+        self._answers.clear()
+        self._lost(self)
+
+    def _write(self) -> None:
+        while self._queue and not self.closed:
+            data, copies = self._queue[0]
+            try:
+                control.send(self._socket, data, copies)
+            except BlockingIOError:
+                self._loop.add_writer(self._socket.fileno(), self._write)
+                return
+            except OSError as error:
+                log.warning("DNS control: %s", error)
+                self.close()
+                return
+            self._queue.popleft()
+            for descriptor in copies:
+                os.close(descriptor)
+        if not self.closed:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _read(self) -> None:
+        try:
+            message, descriptors = control.receive(self._socket)
+        except BlockingIOError:
+            return
+        except (control.Closed, ValueError):
+            self.close()
+            return
+        future = self._answers.pop(int(message.get("seq") or 0), None)
+        if future is None or future.done():
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif "error" in message:
+            future.set_exception(Unavailable(f"the DNS server: {message['error']}"))
+        else:
+            future.set_result((message, descriptors))
+
+
+class ControlSocket:
+    """The listening end of the control socket, and the pid of the server, below the run directory."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "dns.sock"
+        self.run_dir = run_dir
+        self._pid_file = run_dir / "dns.pid"
+        self.socket: socket.socket | None = None
+
+    def connect(self, lost: Callable[[Link], None]) -> Link | None:
+        """A connection to the server that is running, None if there is none."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect(str(self.path))
+        except OSError:
+            sock.close()
+            return None
+        return Link(sock, lost)
+
+    def listen(self) -> socket.socket:
+        """The listening socket; made anew unless it is held already."""
+        if self.socket is None:
+            self.path.unlink(missing_ok=True)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            sock.bind(str(self.path))
+            self.path.chmod(0o600)
+            sock.listen(8)
+            self.socket = sock
+        return self.socket
+
+    def hold(self, descriptor: int) -> None:
+        """Keep the listening socket of a server that was found running."""
+        if self.socket is not None:
+            self.socket.close()
+        self.socket = socket.socket(fileno=descriptor)
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+
+    async def start_server(self, code: str, lost: Callable[[Link], None]) -> Link:
+        """Start a server process and connect to it. Raises `Unavailable`."""
+        listening = self.listen()
+        ours, theirs = control.pair()
+        home = os.open(self.run_dir, os.O_PATH | os.O_DIRECTORY)
+        inherited = (listening.fileno(), home, theirs.fileno())
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", "-c", _BOOT, str(_HOME.parent), *map(str, inherited), code,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=inherited,
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            raise Unavailable(f"the DNS server could not be started: {error}") from error
+        finally:
+            theirs.close()
+            os.close(home)
+        spawn(_reap(process), name="dns-server")
+        self._pid_file.write_text(f"{process.pid}\n")
+        return Link(ours, lost)
+
+    def kill_server(self) -> None:
+        """End a server that does not answer. Whatever else has its pid by now is left alone."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(self._pid_file.read_text())
+            descriptor = os.pidfd_open(pid)
+            try:
+                if b"netd_dns" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    code = await process.wait()
+    log.log(logging.INFO if code == 0 else logging.WARNING, "DNS server %d ended with %d", process.pid, code)
+
+
+def adopt_sockets(
+    listen: Sequence[Sequence[str]], descriptors: Sequence[int]
+) -> Mapping[Listen, socket.socket]:
+    """The sockets that a running server sent back."""
+    return {
+        (kind, address): socket.socket(fileno=descriptor)
+        for (kind, address), descriptor in zip(listen, descriptors, strict=True)
+    }
