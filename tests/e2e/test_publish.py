@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from tests.e2e.host import CLIENT, HOST, NETD, PYTHON, ROUTER, WIRE, Flood, Host, eventually
+from tests.e2e.host import CLIENT, HOST, NETD, PYTHON, ROUTER, WIRE, Flood, Host, Lab, eventually, serving
 
 KINDS = ("tcp", "udp")
 
@@ -158,23 +158,47 @@ def test_a_loopback_port_is_for_the_host_alone(host: Host) -> None:
     arriving.communicate(timeout=20)
 
 
-def test_transit_traffic_is_left_alone(host: Host) -> None:
-    """Port 8080 of somebody else, reached through this host as a router (CVE-2025-67499)."""
+def route_through(host: Host) -> None:
+    """Behind the router lies a network to which the client goes by way of the host."""
     lab = host.lab
-    front(host)
-    host.serve("web", "--network", "front", *BOTH)
     lab.router.sh("ip addr add 192.0.2.80/32 dev lo; ip addr add 2001:db8:80::80/128 dev lo")
     lab.router.talker("serve", "elsewhere", "tcp:8080", "udp:8080")
     host.sh("ip route add 192.0.2.0/24 via 203.0.113.1; ip route add 2001:db8:80::/64 via 2001:db8:1::1")
-    host.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
     lab.client.sh(
         "sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.accept_redirects=0 "
         "net.ipv6.conf.all.accept_redirects=0 net.ipv6.conf.eth0.accept_redirects=0;"
         "ip route add 192.0.2.0/24 via 203.0.113.2; ip route add 2001:db8:80::/64 via 2001:db8:1::2"
     )
-    for target in (*at("192.0.2.80"), *at("2001:db8:80::80")):
-        assert lab.client.answer(target).split(" ") == ["elsewhere", CLIENT[":" in target]]
+
+
+def stop_routing(host: Host) -> None:
     host.sh("ip route del 192.0.2.0/24; ip route del 2001:db8:80::/64")
+
+
+def test_transit_traffic_is_left_alone(lab: Lab) -> None:
+    """Port 8080 of somebody else, reached through this host as a router (CVE-2025-67499)."""
+    lab.host.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+    with serving(lab) as host:
+        route_through(host)
+        front(host)
+        host.serve("web", "--network", "front", *BOTH)
+        for target in (*at("192.0.2.80"), *at("2001:db8:80::80")):
+            assert lab.client.answer(target).split(" ") == ["elsewhere", CLIENT[":" in target]]
+        stop_routing(host)
+
+
+def test_a_host_that_was_no_router_does_not_become_one(host: Host) -> None:
+    """Containers need the host to forward; its neighbours on the LAN must not get that too."""
+    route_through(host)
+    front(host)
+    host.serve("web", "--network", "front", *BOTH)
+    assert host.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding").split() == ["1", "1"]
+    targets = [*at("192.0.2.80"), *at("2001:db8:80::80")]
+    assert set(host.lab.client.ask(*targets).values()) == {None}
+    assert None not in host.ask(*targets, seconds=5).values(), "only transit is closed"
+    stop_routing(host)
+    host.remove_everything()
+    assert host.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding").split() == ["0", "0"]
 
 
 def test_a_container_reaches_somebody_elses_port_of_the_same_number(host: Host) -> None:
@@ -391,14 +415,14 @@ def test_the_mapping_follows_the_default_route(host: Host) -> None:
             assert host.inspect("web")["endpoints"][1]["default_route"] == [4, 6]
 
 
-def test_ipv4_only_network_publishes_to_ipv6_clients_as_far_as_can_be(host: Host) -> None:
-    """There is no way to translate between the families in the kernel: over IPv6 the port answers on the
-    host's loopback, through the relay, and is closed to the LAN; over IPv4 it is open to all."""
+def test_a_port_of_an_ipv4_only_network_answers_over_ipv6_too(host: Host) -> None:
+    """The kernel cannot translate between the families; the relay can, at the price of the source."""
     host.netd("network", "create", "four")
     host.serve("web", "--network", "four", "-p", "8080:80")
     assert host.lab.client.answer(f"tcp,{HOST[0]},8080") == f"web {CLIENT[0]}"
-    assert host.answer("tcp,127.0.0.1,8080").startswith("web")
-    assert host.lab.client.ask(f"tcp,{HOST[1]},8080") == {f"tcp,{HOST[1]},8080": None}
+    gateway = host.network("four")["subnets"][0]["gateway"]
+    assert host.lab.client.answer(f"tcp,{HOST[1]},8080") == f"web {gateway}"
+    assert host.answer("tcp,::1,8080") == f"web {gateway}"
 
 
 def test_the_relay_carries_much_and_closes_properly(host: Host, tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 from scapy.layers.dhcp6 import DHCP6_Reply
 from scapy.layers.inet import ICMP, IP, UDP
-from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_RA,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptPrefixInfo,
+    IPv6,
+)
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
@@ -161,6 +168,27 @@ def test_arp_sender(stage: Stage) -> None:
     expect(stage, [b"own-arp"], frames)
     neighbours = stage.host.netd("exec", "web", "--", "ip", "neigh")
     assert not [line for line in neighbours.splitlines() if gateway in line and stage.mac["evil"] in line]
+
+
+def test_neighbour_advertisement_target(stage: Stage) -> None:
+    """ "I am the gateway", said from one's own address: the same lie in IPv6."""
+    gateway = stage.host.network("front")["subnets"][1]["gateway"]
+
+    def claim(target: str, marker: bytes) -> Any:
+        return (
+            Ether(src=stage.mac["evil"], dst="33:33:00:00:00:01")
+            / IPv6(src=stage.ip6["evil"], dst="ff02::1", hlim=255)
+            / ICMPv6ND_NA(R=0, S=0, O=1, tgt=target)
+            / ICMPv6NDOptDstLLAddr(lladdr=stage.mac["evil"])
+            / Raw(marker)
+        )
+
+    frames = {
+        b"own-target": claim(stage.ip6["evil"], b"own-target"),
+        b"gateways-target": claim(gateway, b"gateways-target"),
+        b"neighbours-target": claim(stage.ip6["api"], b"neighbours-target"),
+    }
+    expect(stage, [b"own-target"], frames)
 
 
 def test_a_vlan_tag_hides_nothing(stage: Stage) -> None:
