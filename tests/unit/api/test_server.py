@@ -118,6 +118,7 @@ def test_a_refusal_is_its_status_and_one_bounded_line(tmp_path: Path) -> None:
         details = caught.value.details() or ""
         assert details.startswith("network 'long' exists and a second line xxx")
         assert len(details) == 1024
+        assert ("netd-exit-code", "1") in list(caught.value.trailing_metadata())
 
     run(tmp_path, story)
 
