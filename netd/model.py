@@ -100,11 +100,12 @@ class Netns:
 
     `path` is where it can be opened (a bind mount of nsfs, or /proc/PID/ns/net). A path or a pid
     can come to mean another namespace later, so whoever opens it compares (`device`, `inode`) of
-    what was opened with these and refuses a difference. `label` is what a person reads.
+    what was opened with these and refuses a difference. `label` is what a person reads. Two values
+    with the same device and inode are equal: they are the same namespace.
     """
 
-    label: str
-    path: str
+    label: str = field(compare=False)
+    path: str = field(compare=False)
     device: int
     inode: int
 

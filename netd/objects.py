@@ -34,13 +34,17 @@ def _ns(netns: Netns | None) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A Linux bridge on the host, up, with its MAC pinned; `alias` tags it as netd's."""
+    """A Linux bridge on the host, up, with its MAC pinned; `alias` tags it as netd's.
+
+    `up` is False only in what was observed, where somebody set the link down.
+    """
 
     name: str
     alias: str
     altname: str
     mac: str
     mtu: int
+    up: bool = True
 
     @property
     def key(self) -> Hashable:
@@ -49,13 +53,16 @@ class Bridge:
     def __str__(self) -> str:
         return (
             f"link   {self.name} bridge alias {self.alias} altname {self.altname} "
-            f"mac {self.mac} mtu {self.mtu} up"
+            f"mac {self.mac} mtu {self.mtu} {'up' if self.up else 'down'}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """A veth pair: `name` on the host and up, `peer` made directly inside `netns` and still down."""
+    """A veth pair: `name` on the host and up, `peer` made directly inside `netns` and still down.
+
+    `up` is False only in what was observed, where somebody set the host's side down.
+    """
 
     name: str
     alias: str
@@ -64,6 +71,7 @@ class Veth:
     peer: str
     peer_mac: str
     netns: Netns
+    up: bool = True
 
     @property
     def key(self) -> Hashable:
@@ -71,7 +79,8 @@ class Veth:
 
     def __str__(self) -> str:
         return (
-            f"link   {self.name} veth alias {self.alias} altname {self.altname} mtu {self.mtu} up "
+            f"link   {self.name} veth alias {self.alias} altname {self.altname} mtu {self.mtu} "
+            f"{'up' if self.up else 'down'} "
             f"peer {self.peer} mac {self.peer_mac}{_where(self.netns)}"
         )
 

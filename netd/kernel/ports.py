@@ -68,8 +68,13 @@ class Kernel(Protocol):
         a bad element fails only the call that brought it.
         """
 
-    async def observe(self) -> frozenset[KernelObject]:
-        """Everything on the host side that is tagged as netd's, in the same form as it was asked for."""
+    async def observe(self, sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
+        """Everything on the host side that is tagged as netd's, in the same form as it was asked for.
+
+        A sysctl carries no tag, so those that are wanted are named; the values of `sysctls` that
+        exist are part of the answer. The namespace of an observed veth is known by device and
+        inode; its path is empty.
+        """
 
     async def observe_sandbox(
         self, netns: Netns, links: Collection[str], sysctls: Collection[tuple[str, ...]]

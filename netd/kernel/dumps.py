@@ -1,0 +1,207 @@
+"""What rtnetlink tells, as values: links, addresses and routes out of raw messages.
+
+A thousand endpoints are a thousand links of about 1.5 KB each; only the attributes that netd
+compares are decoded.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+from netd.kernel import fastnl
+from netd.kernel.fastnl import attributes
+from netd.model import IPAddress, IPInterface, IPNetwork, Netns
+from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
+from netd.objects import Bridge, BridgePort, Veth
+
+BIRTH_GROUP = 0x6E657464
+""" "netd": the link group that a link of netd's is created in. The kernel takes no alias at creation, so
+this is how a link is recognised whose maker was killed before it could tag it; the message that sets
+the alias moves the link to group 0."""
+
+ALIAS_SIZE = 255
+"""IFALIASZ less the NUL (include/uapi/linux/if_link.h)."""
+
+IFF_RUNNING = 0x40
+_NOTE = re.compile(
+    r"(?P<alias>.*) peer (?P<peer>\S+) (?P<mac>\S+) ns (?P<dev>\d+):(?P<ino>\d+) (?P<label>.*)"
+)
+_OWN_ALTNAME = re.compile(r".*[.-][0-9a-f]{6}")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One interface as the kernel describes it; `alias` whole, `master` an index or 0."""
+
+    index: int
+    name: str
+    flags: int
+    mac: str
+    mtu: int
+    alias: str
+    altnames: tuple[str, ...]
+    kind: str
+    master: int
+    group: int
+    isolated: bool
+    hairpin: bool
+
+    @property
+    def half_made(self) -> bool:
+        """Created by netd, which died before the link was tagged."""
+        return self.group == BIRTH_GROUP and not self.alias
+
+    @property
+    def ours(self) -> bool:
+        return self.alias.startswith(ALIAS_PREFIX) or self.half_made
+
+    @property
+    def up(self) -> bool:
+        return bool(self.flags & fastnl.IFF_UP)
+
+    @property
+    def running(self) -> bool:
+        """Up, and the other end too."""
+        return bool(self.flags & IFF_RUNNING)
+
+
+def link(body: bytes) -> Link:
+    """Decode the body of an RTM_NEWLINK or RTM_DELLINK."""
+    _, _, index, flags, _ = fastnl.IFINFO.unpack_from(body)
+    found = dict(attributes(body, fastnl.IFINFO.size))
+    info = dict(attributes(found.get(fastnl.IFLA_LINKINFO, b"")))
+    port = (
+        dict(attributes(info.get(fastnl.IFLA_INFO_SLAVE_DATA, b"")))
+        if info.get(fastnl.IFLA_INFO_SLAVE_KIND) == b"bridge\0"
+        else {}
+    )
+    altnames = tuple(
+        _text(payload)
+        for kind, payload in attributes(found.get(fastnl.IFLA_PROP_LIST, b""))
+        if kind == fastnl.IFLA_ALT_IFNAME
+    )
+    return Link(
+        index=index,
+        name=_text(found.get(fastnl.IFLA_IFNAME, b"")),
+        flags=flags,
+        mac=found.get(fastnl.IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(found.get(fastnl.IFLA_MTU)),
+        alias=_text(found.get(fastnl.IFLA_IFALIAS, b"")),
+        altnames=altnames,
+        kind=_text(info.get(fastnl.IFLA_INFO_KIND, b"")),
+        master=_number(found.get(fastnl.IFLA_MASTER)),
+        group=_number(found.get(fastnl.IFLA_GROUP)),
+        isolated=port.get(fastnl.IFLA_BRPORT_ISOLATED, b"\0") != b"\0",
+        hairpin=port.get(fastnl.IFLA_BRPORT_MODE, b"\0") != b"\0",
+    )
+
+
+def _text(payload: bytes) -> str:
+    return payload.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(payload: bytes | None) -> int:
+    return int.from_bytes(payload, sys.byteorder) if payload else 0
+
+
+# What the alias of a veth remembers of its peer ---------------------------------------------------
+
+
+def veth_alias(veth: Veth) -> str:
+    """The alias that a veth gets: its tag, and what cannot be seen from the host.
+
+    The host sees only the peer's index; its name, its MAC and the identity of its namespace are
+    noted here, so that observing a thousand endpoints enters none of their namespaces. The label
+    comes last and gives way when the whole would be too long for the kernel.
+    """
+    note = (
+        f"{veth.alias} peer {veth.peer} {veth.peer_mac} ns {veth.netns.device}:{veth.netns.inode} "
+        f"{veth.netns.label}"
+    )
+    return note.encode()[:ALIAS_SIZE].decode(errors="ignore")
+
+
+def bridge_of(link: Link) -> Bridge:
+    """The bridge as it was asked for, as far as it still is."""
+    return Bridge(link.name, link.alias, _altname(link), link.mac, link.mtu, up=link.up)
+
+
+def veth_of(link: Link) -> Veth:
+    """The veth as it was asked for; a half-made one has neither alias nor peer."""
+    note = _NOTE.fullmatch(link.alias)
+    if note is None:
+        netns = Netns(label="", path="", device=0, inode=0)
+        return Veth(link.name, link.alias, _altname(link), link.mtu, "", "", netns, up=link.up)
+    netns = Netns(label=note["label"], path="", device=int(note["dev"]), inode=int(note["ino"]))
+    altname = _altname(link)
+    return Veth(link.name, note["alias"], altname, link.mtu, note["peer"], note["mac"], netns, up=link.up)
+
+
+def _altname(link: Link) -> str:
+    """Of several altnames (udev may add its own) the one that ends like the drivers' do, else the first."""
+    mine = [name for name in link.altnames if _OWN_ALTNAME.fullmatch(name)]
+    return (mine or [*link.altnames, ""])[0]
+
+
+def port_of(link: Link, bridge: str) -> BridgePort:
+    """The link's membership in the bridge of that name."""
+    return BridgePort(link.name, bridge, link.isolated, link.hairpin)
+
+
+# Addresses and routes -----------------------------------------------------------------------------
+
+
+def address(body: bytes) -> tuple[int, IPInterface, int]:
+    """(link index, address, IFA_PROTO) of an RTM_NEWADDR or RTM_DELADDR."""
+    family, prefix, _, _, index = fastnl.IFADDR.unpack_from(body)
+    found = dict(attributes(body, fastnl.IFADDR.size))
+    packed = found.get(fastnl.IFA_LOCAL) or found.get(fastnl.IFA_ADDRESS, b"")
+    protocol = found.get(fastnl.IFA_PROTO, b"\0")[0]
+    if family == fastnl.AF_INET:
+        return index, IPv4Interface((packed, prefix)), protocol
+    return index, IPv6Interface((packed, prefix)), protocol
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """A route of the main table; `index` of its device, 0 for multipath and special routes."""
+
+    destination: IPNetwork
+    index: int
+    via: IPAddress | None
+    protocol: int
+    kind: int
+
+
+def route(body: bytes) -> KernelRoute:
+    """Decode the body of an RTM_NEWROUTE or RTM_DELROUTE."""
+    family, prefix, _, _, _, protocol, _, kind, _ = fastnl.RTMSG.unpack_from(body)
+    found = dict(attributes(body, fastnl.RTMSG.size))
+    gateway = found.get(fastnl.RTA_GATEWAY)
+    destination: IPNetwork
+    via: IPAddress | None
+    if family == fastnl.AF_INET:
+        destination = IPv4Network((found.get(fastnl.RTA_DST, bytes(4)), prefix))
+        via = IPv4Address(gateway) if gateway else None
+    else:
+        destination = IPv6Network((found.get(fastnl.RTA_DST, bytes(16)), prefix))
+        via = IPv6Address(gateway) if gateway else None
+    return KernelRoute(destination, _number(found.get(fastnl.RTA_OIF)), via, protocol, kind)
+
+
+def own_addresses(socket: fastnl.Socket, index: int = 0) -> list[tuple[int, IPInterface]]:
+    """Addresses marked with netd's protocol number, of all links or of one."""
+    found = map(address, socket.dump(fastnl.address_dump(index)))
+    return [(at, value) for at, value, protocol in found if protocol == ROUTE_PROTOCOL]
+
+
+def own_routes(socket: fastnl.Socket) -> list[KernelRoute]:
+    """Routes marked with netd's protocol number, both families."""
+    return [
+        route(body)
+        for family in (fastnl.AF_INET, fastnl.AF_INET6)
+        for body in socket.dump(fastnl.route_dump(family, ROUTE_PROTOCOL))
+    ]

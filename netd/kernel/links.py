@@ -1,0 +1,385 @@
+"""Links, bridge ports, addresses, routes and sysctls: operations made true in one namespace.
+
+A `Links` works in the network namespace of the thread that runs it, through one blocking netlink
+socket: the host's links on the one thread that owns them, a container's on a short-lived thread
+inside it. Operations are carried out one by one, in order, up to the first failure.
+
+Two rules are kept here for everything. *Tagged or untouched*: a host link is changed or deleted only
+if its alias starts with "netd:", an address or route only if it carries netd's protocol number.
+*Repeatable*: what is there already, is ours and is as wanted, is success; what is gone already needs
+no removal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from socket import if_nametoindex
+
+from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError
+from netd.kernel import dumps, fastnl, netns, sysctl
+from netd.kernel.dumps import BIRTH_GROUP, Link
+from netd.kernel.fastnl import Refused, Socket
+from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
+from netd.objects import (
+    Add,
+    Address,
+    Bridge,
+    BridgePort,
+    Change,
+    Element,
+    KernelObject,
+    Op,
+    Remove,
+    Route,
+    Sysctl,
+    Up,
+    Veth,
+)
+
+GONE = {errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT}
+"""What the kernel answers when what should be removed is not there."""
+
+
+@contextlib.contextmanager
+def _named(what: KernelObject) -> Iterator[None]:
+    """Turn a refusal into a `KernelError` that names the object it was about."""
+    try:
+        yield
+    except Refused as error:
+        raise KernelError(error.errno or 0, str(what), error.hint) from error
+
+
+class Links:
+    """Applies operations in the calling thread's namespace; `wrote` is called for each request sent.
+
+    `on_host` says whether this is the host, where only tagged links may be touched. Inside a
+    container's namespace every link that netd is asked about is one that it put there.
+    """
+
+    def __init__(self, socket: Socket, wrote: Callable[[], None], *, on_host: bool) -> None:
+        self._socket = socket
+        self._wrote = wrote
+        self._on_host = on_host
+
+    def apply(self, ops: Sequence[Op], done: list[Op]) -> None:
+        """Carry out `ops` in order, appending each to `done` when it has taken effect.
+
+        Raises the first failure as a `NetdError`.
+        """
+        for op in ops:
+            match op:
+                case Add(wanted):
+                    with _named(wanted):
+                        self._add(wanted)
+                case Change(old, new):
+                    with _named(new):
+                        self._change(old, new)
+                case Remove(unwanted):
+                    with _named(unwanted):
+                        self._remove(unwanted)
+            done.append(op)
+
+    def _add(self, wanted: KernelObject) -> None:
+        match wanted:
+            case Bridge() | Veth():
+                self._add_link(wanted)
+            case BridgePort():
+                self._join(wanted)
+            case Address():
+                self._add_address(wanted)
+            case Route():
+                self._add_route(wanted)
+            case Up():
+                self._send(fastnl.link_change(self._index(wanted.dev, wanted), up=True))
+            case Sysctl():
+                self._wrote()
+                sysctl.write(wanted)
+            case Element():
+                raise TypeError("nft elements go to netd.kernel.nft")
+
+    def _change(self, old: KernelObject, new: KernelObject) -> None:
+        match new:
+            case Bridge() | Veth():
+                self._add(new)
+            case Route():
+                # Not NLM_F_REPLACE: it replaces whatever route has this destination, ours or not.
+                self._remove(old)
+                self._add_route(new)
+            case _:
+                self._add(new)
+
+    def _remove(self, unwanted: KernelObject) -> None:
+        match unwanted:
+            case Bridge() | Veth():
+                raise TypeError("links are deleted through `deletable` and `delete`, which need not wait")
+            case BridgePort():
+                link = self._find(unwanted.name)
+                if link and link.ours and link.master and link.master == _index_or_zero(unwanted.bridge):
+                    self._send(fastnl.link_change(link.index, master=0))
+            case Address():
+                self._remove_address(unwanted)
+            case Route():
+                if index := _index_or_zero(unwanted.dev):
+                    gone = fastnl.route_delete(unwanted.destination, index, unwanted.via, ROUTE_PROTOCOL)
+                    self._send_removal(gone)
+            case Up():
+                if index := _index_or_zero(unwanted.dev):
+                    self._send_removal(fastnl.link_change(index, up=False))
+            case Sysctl():
+                pass  # it lives and dies with its link, or belongs to the host
+            case Element():
+                raise TypeError("nft elements go to netd.kernel.nft")
+
+    # Requests --------------------------------------------------------------------------------------
+
+    def _send(self, message: bytes) -> None:
+        self._wrote()
+        self._socket.request(message)
+
+    def _send_removal(self, message: bytes) -> None:
+        try:
+            self._send(message)
+        except Refused as error:
+            if error.errno not in GONE:
+                raise
+
+    def _find(self, name: str) -> Link | None:
+        body = self._socket.get(fastnl.link_get(name))
+        return dumps.link(body) if body is not None else None
+
+    def _index(self, name: str, what: KernelObject) -> int:
+        """The index of a link that is about to be changed. Raises `Denied` for a foreign one."""
+        if not self._on_host:
+            if index := _index_or_zero(name):
+                return index
+            raise KernelError(errno.ENODEV, str(what))
+        return self._own(name, what).index
+
+    def _own(self, name: str, what: KernelObject) -> Link:
+        link = self._find(name)
+        if link is None:
+            raise KernelError(errno.ENODEV, str(what))
+        if not link.ours:
+            raise _foreign(link)
+        return link
+
+    # Links -----------------------------------------------------------------------------------------
+
+    def _add_link(self, wanted: Bridge | Veth) -> None:
+        """Create a link, or turn the one of that name into what is wanted if it is the same one of ours."""
+        if not wanted.alias.startswith(ALIAS_PREFIX):
+            raise Invalid(f"link {wanted.name}: alias {wanted.alias!r} must start with {ALIAS_PREFIX!r}")
+        try:
+            self._create(wanted)
+        except Refused as error:
+            if error.errno != errno.EEXIST:
+                raise
+            link = self._taken(wanted)
+            if self._mend(link, wanted):
+                return
+            self._send_removal(fastnl.link_delete(link.index))
+            self._create(wanted)
+        self._tag(wanted)
+
+    def _taken(self, wanted: Bridge | Veth) -> Link:
+        """The link of ours that has the wanted name. Raises `AlreadyExists` if it is somebody else's."""
+        link = self._find(wanted.name)
+        if link is None and isinstance(wanted, Veth):
+            raise AlreadyExists(
+                f"interface {wanted.peer!r} exists already in network namespace {wanted.netns.label!r}"
+            )
+        if link is None or link.name != wanted.name:
+            held = f" as another name of {link.name!r}" if link else ""
+            raise AlreadyExists(f"interface name {wanted.name!r} is taken{held}")
+        found = dumps.veth_of(link) if isinstance(wanted, Veth) else dumps.bridge_of(link)
+        if not link.ours or (found.alias and found.alias != wanted.alias):
+            owner = f"belongs to {link.alias!r}" if link.alias else "was not made by netd"
+            raise AlreadyExists(f"interface {wanted.name!r} exists already and {owner}")
+        return link
+
+    def _mend(self, link: Link, wanted: Bridge | Veth) -> bool:
+        """Change what can be changed of our `link`; False if it must be made anew instead."""
+        if link.half_made:
+            return False
+        if isinstance(wanted, Bridge):
+            if link.kind != "bridge":
+                return False
+            self._adjust(link, wanted, dumps.bridge_of(link), mac=wanted.mac)
+            return True
+        found = dumps.veth_of(link)
+        same_peer = (found.peer, found.peer_mac, found.netns) == (wanted.peer, wanted.peer_mac, wanted.netns)
+        if link.kind != "veth" or not same_peer:
+            return False
+        self._adjust(link, wanted, found, mac="")
+        return True
+
+    def _adjust(self, link: Link, wanted: Bridge | Veth, found: Bridge | Veth, *, mac: str) -> None:
+        if (link.mtu, link.up) != (wanted.mtu, True) or (mac and link.mac != mac):
+            self._send(fastnl.link_change(link.index, up=True, mtu=wanted.mtu, mac=mac))
+        if found.altname != wanted.altname:
+            for name in link.altnames:
+                if name == found.altname:
+                    self._send_removal(fastnl.altname(fastnl.RTM_DELLINKPROP, link.index, name))
+            self._give_altname(link.index, wanted)
+
+    def _create(self, wanted: Bridge | Veth) -> None:
+        if isinstance(wanted, Bridge):
+            self._send(fastnl.bridge_create(wanted.name, wanted.mac, wanted.mtu, BIRTH_GROUP))
+            return
+        descriptor = netns.open_checked(wanted.netns)
+        try:
+            self._send(
+                fastnl.veth_create(
+                    wanted.name, wanted.mtu, BIRTH_GROUP, wanted.peer, wanted.peer_mac, descriptor
+                )
+            )
+        finally:
+            os.close(descriptor)
+
+    def _tag(self, wanted: Bridge | Veth) -> None:
+        """Give a link that was just created its alias and altname; undo the creation if that fails."""
+        alias = dumps.veth_alias(wanted) if isinstance(wanted, Veth) else wanted.alias
+        index = if_nametoindex(wanted.name)
+        try:
+            # Without a link-local address of its own: the bridge speaks for its ports, and a thousand
+            # ports need not each probe for duplicates and join multicast groups.
+            own_ipv6 = not isinstance(wanted, Veth)
+            self._send(fastnl.link_change(index, alias=alias, group=0, own_ipv6=own_ipv6))
+            self._give_altname(index, wanted)
+        except (Refused, NetdError):
+            self._send_removal(fastnl.link_delete(index))
+            raise
+
+    def _give_altname(self, index: int, wanted: Bridge | Veth) -> None:
+        if not wanted.altname:
+            return
+        try:
+            self._send(fastnl.altname(fastnl.RTM_NEWLINKPROP, index, wanted.altname))
+        except Refused as error:
+            if error.errno != errno.EEXIST:
+                raise
+            holder = self._find_by_any_name(wanted.altname)
+            if holder is None or holder.index != index:
+                by = f" by {holder.name!r}" if holder else ""
+                raise AlreadyExists(f"interface name {wanted.altname!r} is taken{by}") from error
+
+    def _find_by_any_name(self, name: str) -> Link | None:
+        body = self._socket.get(fastnl.link_get_by_altname(name))
+        return dumps.link(body) if body is not None else None
+
+    # Ports -----------------------------------------------------------------------------------------
+
+    def _join(self, port: BridgePort) -> None:
+        link = self._own(port.name, port)
+        bridge = self._find(port.bridge)
+        if bridge is None:
+            raise KernelError(errno.ENODEV, str(port), f"there is no bridge {port.bridge!r}")
+        if link.master != bridge.index:
+            # Its flags can be set only once it is a port. Where a live container is on the other end,
+            # the link goes down in between, or for a moment the port would not be isolated.
+            if port.isolated and link.running:
+                self._send(fastnl.link_change(link.index, up=False))
+            self._send(fastnl.link_change(link.index, master=bridge.index))
+        self._send(fastnl.link_change(link.index, up=True, port=(port.isolated, port.hairpin)))
+
+    # Addresses and routes --------------------------------------------------------------------------
+
+    def _add_address(self, wanted: Address) -> None:
+        index = self._index(wanted.dev, wanted)
+        try:
+            self._send(fastnl.address_add(index, wanted.address, ROUTE_PROTOCOL))
+        except Refused as error:
+            if error.errno != errno.EEXIST:
+                raise
+            if (index, wanted.address) not in dumps.own_addresses(self._socket, index):
+                raise AlreadyExists(
+                    f"address {wanted.address} exists already on {wanted.dev!r} and was not set by netd"
+                ) from error
+
+    def _remove_address(self, unwanted: Address) -> None:
+        index = _index_or_zero(unwanted.dev)
+        if index and (index, unwanted.address) in dumps.own_addresses(self._socket, index):
+            self._send_removal(fastnl.address_delete(index, unwanted.address))
+
+    def _add_route(self, wanted: Route) -> None:
+        index = self._index(wanted.dev, wanted)
+        request = fastnl.route_add(wanted.destination, index, wanted.via, ROUTE_PROTOCOL)
+        try:
+            self._send(request)
+        except Refused as error:
+            if error.errno != errno.EEXIST:
+                raise
+            mine = {(route.destination, route.index): route for route in dumps.own_routes(self._socket)}
+            found = mine.get((wanted.destination, index))
+            if found is None:
+                raise AlreadyExists(
+                    f"a route to {wanted.destination} exists already and was not set by netd"
+                ) from error
+            if found.via != wanted.via:
+                old = fastnl.route_delete(found.destination, index, found.via, ROUTE_PROTOCOL)
+                self._send_removal(old)
+                self._send(request)
+
+
+def _index_or_zero(name: str) -> int:
+    try:
+        return if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def _foreign(link: Link) -> Denied:
+    return Denied(
+        f"interface {link.name!r} was not made by netd (its alias is {link.alias!r}) and is left alone"
+    )
+
+
+# Deleting links -----------------------------------------------------------------------------------
+
+
+def deletable(socket: Socket, names: Sequence[str]) -> list[int]:
+    """The indexes of those of `names` that exist. Raises `Denied` if one of them is not netd's."""
+    indexes = []
+    for name in names:
+        body = socket.get(fastnl.link_get(name))
+        if body is None:
+            continue
+        link = dumps.link(body)
+        if link.name != name:
+            continue  # somebody's altname; the link itself is gone
+        if not link.ours:
+            raise _foreign(link)
+        indexes.append(link.index)
+    return indexes
+
+
+def delete(indexes: Sequence[int], wrote: Callable[[], None]) -> None:
+    """Delete links of the calling thread's namespace, several of them together.
+
+    Returns when the kernel has freed them, tens of milliseconds after they have left the namespace,
+    because it waits for RCU; deleting many as one group waits once. The group's number is random,
+    so that no link of anybody else can be in it.
+    """
+    with Socket() as socket:
+        if len(indexes) > 1:
+            group = int.from_bytes(os.urandom(4), "big") | 1 << 30
+            for index in indexes:
+                wrote()
+                with _gone_is_fine():
+                    socket.request(fastnl.link_change(index, group=group))
+        message = fastnl.group_delete(group) if len(indexes) > 1 else fastnl.link_delete(indexes[0])
+        wrote()
+        with _gone_is_fine():
+            socket.request(message)
+
+
+@contextlib.contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        if error.errno not in GONE:
+            raise KernelError(error.errno or 0, "delete links", error.hint) from error

@@ -1,0 +1,195 @@
+"""Listening to the kernel: what changed, whoever changed it.
+
+Two raw netlink sockets hang on the event loop, one in the multicast groups of links, addresses and
+routes, one in that of nf_tables. Only what may concern netd's own state becomes a `Drift`. Each
+watcher has a small ordered set of pending drifts, not a queue: a storm of ten thousand events about
+one link is one entry, and memory is bounded by the number of netd's links.
+
+When a socket overflows (ENOBUFS) events are lost, and the only truth left is to look at everything:
+that is `Drift("overflow")`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+
+from netd.kernel import dumps, fastnl
+from netd.kernel.ports import Drift
+from netd.names import BRIDGE_PREFIX, ROUTE_PROTOCOL, VETH_PREFIX
+
+log = logging.getLogger(__name__)
+
+# include/uapi/linux/rtnetlink.h (RTNLGRP_*), netfilter/nfnetlink.h (NFNLGRP_NFTABLES), nf_tables.h
+LINK, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF = 1, 5, 7, 9, 11, 24
+RTM_DELNETCONF, NETCONFA_IFINDEX = 81, 1
+NFTABLES = 7
+NFT_MSG_NEWGEN = 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | 15: one at the end of each transaction
+NETLINK_ADD_MEMBERSHIP, SO_RCVBUFFORCE = 1, 33
+BUFFER = 4 << 20
+"""Bytes of events that may wait while the loop is busy: some thousands of link events."""
+
+
+class Monitor:
+    """The two sockets, the watchers, and those who wait for a link to be gone."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._watchers: set[_Pending] = set()
+        self._departures: dict[int, asyncio.Future[None]] = {}
+        self._ours: dict[int, str] = {}
+
+    def start(self, ours: dict[int, str]) -> None:
+        """Open the sockets in the calling thread's namespace; `ours` are netd's links, index to name."""
+        self._ours = dict(ours)
+        groups = (LINK, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF)
+        self._listen(fastnl.NETLINK_ROUTE, groups, self._of_route)
+        self._listen(fastnl.NETLINK_NETFILTER, (NFTABLES,), self._of_nft)
+
+    def _listen(
+        self, protocol: int, groups: tuple[int, ...], interpret: Callable[[int, bytes], Drift | None]
+    ) -> None:
+        opened = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
+        )
+        self._sockets.append(opened)
+        with suppress(PermissionError):  # without CAP_NET_ADMIN the default size has to do
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        opened.bind((0, 0))
+        for group in groups:
+            opened.setsockopt(fastnl.SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        asyncio.get_running_loop().add_reader(opened, self._readable, opened, interpret)
+
+    def close(self) -> None:
+        """End every `watch` and close the sockets."""
+        for opened in self._sockets:
+            asyncio.get_running_loop().remove_reader(opened)
+            opened.close()
+        self._sockets.clear()
+        for pending in self._watchers:
+            pending.end()
+        for future in self._departures.values():
+            future.cancel()
+        self._departures.clear()
+
+    async def watch(self) -> AsyncIterator[Drift]:
+        """Drifts from now on, until `close`."""
+        pending = _Pending()
+        self._watchers.add(pending)
+        try:
+            while (drift := await pending.next()) is not None:
+                yield drift
+        finally:
+            self._watchers.discard(pending)
+
+    def departure(self, index: int) -> asyncio.Future[None]:
+        """A future that is done when the kernel announces that link `index` has left the namespace.
+
+        That is not the link's RTM_DELLINK, which a bridge sends only after an rcu_barrier
+        (br_multicast_dev_del), tens of milliseconds late. But IPv4 says with RTM_DELNETCONF that it
+        has dropped its settings of the link, and it is told to only after the link has been taken
+        off the kernel's lists: nobody can find it or send through it any more
+        (unregister_netdevice_many_notify, net/core/dev.c).
+        """
+        return self._departures.setdefault(index, asyncio.get_running_loop().create_future())
+
+    def forget(self, index: int) -> None:
+        """Nobody waits for the departure of `index` any more."""
+        self._departures.pop(index, None)
+
+    def _readable(self, opened: socket.socket, interpret: Callable[[int, bytes], Drift | None]) -> None:
+        try:
+            for _ in range(64):  # then let the loop do something else
+                for kind, body in _messages(opened.recv(1 << 17)):
+                    if drift := interpret(kind, body):
+                        self._tell(drift)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                log.error("kernel events: %s", error)
+            self._tell(Drift("overflow"))
+
+    def _tell(self, drift: Drift) -> None:
+        for pending in self._watchers:
+            pending.add(drift)
+
+    def _of_route(self, kind: int, body: bytes) -> Drift | None:
+        if kind == RTM_DELNETCONF:
+            for attribute, payload in fastnl.attributes(body, 4):
+                if attribute == NETCONFA_IFINDEX:
+                    self._departed(int.from_bytes(payload, sys.byteorder))
+        if kind in (fastnl.RTM_NEWLINK, fastnl.RTM_DELLINK):
+            return self._of_link(kind, body)
+        if kind in (fastnl.RTM_NEWADDR, fastnl.RTM_DELADDR):
+            index, _, protocol = dumps.address(body)
+            if protocol == ROUTE_PROTOCOL or index in self._ours:
+                return Drift("address", self._ours.get(index, ""))
+        if kind in (fastnl.RTM_NEWROUTE, fastnl.RTM_DELROUTE):
+            route = dumps.route(body)
+            if route.protocol == ROUTE_PROTOCOL:
+                return Drift("route", self._ours.get(route.index, ""))
+        return None
+
+    def _departed(self, index: int) -> None:
+        waiting = self._departures.pop(index, None)
+        if waiting and not waiting.done():
+            waiting.set_result(None)
+
+    def _of_link(self, kind: int, body: bytes) -> Drift | None:
+        if body[0] != fastnl.AF_UNSPEC:
+            return None  # a bridge's view of its ports (AF_BRIDGE) repeats what the link says
+        link = dumps.link(body)
+        before = self._ours.get(link.index)
+        ours = link.ours or link.name.startswith((BRIDGE_PREFIX, VETH_PREFIX))
+        if kind == fastnl.RTM_DELLINK:
+            self._ours.pop(link.index, None)
+        elif ours:
+            self._ours[link.index] = link.name
+        # A link that was renamed or lost its tag is still known by its index.
+        return Drift("link", before or link.name) if ours or before else None
+
+    def _of_nft(self, kind: int, body: bytes) -> Drift | None:
+        return Drift("nft") if kind == NFT_MSG_NEWGEN else None
+
+
+class _Pending:
+    """The drifts one watcher has not seen yet, each once, oldest first."""
+
+    def __init__(self) -> None:
+        self._drifts: dict[Drift, None] = {}
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def add(self, drift: Drift) -> None:
+        self._drifts[drift] = None
+        self._wake.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    async def next(self) -> Drift | None:
+        while not self._drifts:
+            if self._ended:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        drift = next(iter(self._drifts))
+        del self._drifts[drift]
+        return drift
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset + fastnl.HEADER.size <= len(data):
+        (length,) = struct.unpack_from("=I", data, offset)
+        _, kind, _, _, _ = fastnl.HEADER.unpack_from(data, offset)
+        yield kind, data[offset + fastnl.HEADER.size : offset + length]
+        offset += (length + 3) & ~3

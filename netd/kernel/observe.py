@@ -1,0 +1,68 @@
+"""Kernel state as the objects it was asked for as: the other half of `netd.kernel.links`.
+
+Both functions read in the network namespace of the calling thread, with a socket of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from netd.kernel import dumps, fastnl, sysctl
+from netd.kernel.dumps import Link
+from netd.model import Netns
+from netd.objects import Address, KernelObject, Route, Sysctl, Up
+
+SysctlPaths = frozenset[tuple[str, ...]]
+
+
+def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
+    """Every link, port, address and route on the host that is netd's, and the values of `sysctls`."""
+    with fastnl.Socket() as socket:
+        links = {link.index: link for link in map(dumps.link, socket.dump(fastnl.link_dump()))}
+        addresses = dumps.own_addresses(socket)
+        routes = dumps.own_routes(socket)
+    found: set[KernelObject] = set()
+    for link in links.values():
+        if link.ours:
+            found.update(_of_link(link, links))
+    found.update(Address(links[index].name, value) for index, value in addresses if index in links)
+    for route in routes:
+        if route.index in links:
+            found.add(Route(route.destination, links[route.index].name, route.via))
+    found.update(_sysctls(sysctls, None))
+    return frozenset(found)
+
+
+def _of_link(link: Link, links: dict[int, Link]) -> Iterator[KernelObject]:
+    if link.kind == "bridge":
+        yield dumps.bridge_of(link)
+        return
+    yield dumps.veth_of(link)
+    if link.master in links:
+        yield dumps.port_of(link, links[link.master].name)
+
+
+def sandbox(netns: Netns, names: Collection[str], sysctls: SysctlPaths) -> frozenset[KernelObject]:
+    """Up-state, addresses and routes of netd's on the links called `names`, and the values of `sysctls`."""
+    with fastnl.Socket() as socket:
+        links = {
+            link.index: link
+            for link in map(dumps.link, socket.dump(fastnl.link_dump()))
+            if link.name in names
+        }
+        addresses = dumps.own_addresses(socket)
+        routes = dumps.own_routes(socket)
+    found: set[KernelObject] = {Up(link.name, netns) for link in links.values() if link.up}
+    found.update(Address(links[index].name, value, netns) for index, value in addresses if index in links)
+    for route in routes:
+        if route.index in links:
+            found.add(Route(route.destination, links[route.index].name, route.via, netns))
+    found.update(_sysctls(sysctls, netns))
+    return frozenset(found)
+
+
+def _sysctls(paths: SysctlPaths, netns: Netns | None) -> Iterator[Sysctl]:
+    for path in paths:
+        value = sysctl.read(path)
+        if value is not None:
+            yield Sysctl(path, value, netns)

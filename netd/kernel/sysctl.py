@@ -1,0 +1,48 @@
+"""Sysctls below /proc/sys/net of the calling thread's network namespace.
+
+/proc/sys/net shows each thread the values of its own network namespace, so one function serves the
+host and, called inside `netns.inside`, a container. Nothing outside net/ is ever written: there is
+only one copy of it, the machine's.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from netd.errors import Invalid, KernelError
+from netd.objects import Sysctl
+
+ROOT = Path("/proc/sys")
+COMPONENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.:@+=~-]{1,64}")
+"""One path component: a sysctl's or an interface's name. No '/', which sysctl(8) would let stand for '.'
+(the separator confusion of CVE-2022-0811)."""
+VALUE = re.compile(r"[A-Za-z0-9_.:+\- \t]{1,256}")
+
+
+def path_of(path: tuple[str, ...]) -> Path:
+    """Where a sysctl is. Raises `Invalid` for a path that is not below net/ or has an odd component."""
+    if len(path) < 2 or path[0] != "net" or not all(COMPONENT.fullmatch(part) for part in path):
+        raise Invalid(f"sysctl {'/'.join(path)!r} is not valid: it must name an entry below net/")
+    return ROOT.joinpath(*path)
+
+
+def read(path: tuple[str, ...]) -> str | None:
+    """The value with blanks normalised, None where there is no such entry."""
+    try:
+        return " ".join(path_of(path).read_text().split())
+    except OSError:
+        return None
+
+
+def write(sysctl: Sysctl) -> None:
+    """Set a value. Raises `Invalid`, or `KernelError` where the entry is missing or refuses the value."""
+    target = path_of(sysctl.path)
+    if not VALUE.fullmatch(sysctl.value):
+        raise Invalid(f"sysctl {'/'.join(sysctl.path)}: value {sysctl.value!r} is not valid")
+    try:
+        # Unbuffered and without O_CREAT: one write() system call, and no file is ever made by mistake.
+        with target.open("r+b", buffering=0) as file:
+            file.write(sysctl.value.encode())
+    except OSError as error:
+        raise KernelError(error.errno or 0, str(sysctl)) from error
