@@ -21,14 +21,19 @@ NET = Path("/proc/thread-self/net")
 
 def find(proto: Proto, address: IPAddress | None, port: int) -> str:
     """ "nginx (pid 812)" for whoever listens on `port` at `address` (None: at any), else `UNKNOWN`."""
-    inodes = {inode for held, inode in _sockets(proto, port) if _overlap(held, address)}
+    inodes = {inode for held, inode in sockets(proto, port) if _overlap(held, address)}
+    return owner(*inodes)
+
+
+def owner(*inodes: str) -> str:
+    """ "nginx (pid 812)" for the first process found with a descriptor of one of these sockets."""
     for pid, inode in _descriptors() if inodes else ():
         if inode in inodes:
             return f"{_command(pid)} (pid {pid})"
     return UNKNOWN
 
 
-def _sockets(proto: Proto, port: int) -> Iterator[tuple[IPAddress, str]]:
+def sockets(proto: Proto, port: int) -> Iterator[tuple[IPAddress, str]]:
     """(local address, inode) of the sockets that hold `port`; for TCP the listening ones."""
     for table in (proto.value, f"{proto.value}6"):
         try:

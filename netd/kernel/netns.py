@@ -20,6 +20,7 @@ import re
 import stat
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fcntl import ioctl
 from pathlib import Path
 from socket import if_nametoindex
@@ -117,6 +118,12 @@ async def on_thread(work: Callable[[], T], name: str) -> T:
 
     threading.Thread(target=body, name=name, daemon=True).start()
     return await settled(done)
+
+
+def blocking(work: Callable[[], T], name: str) -> T:
+    """The same for callers that have no event loop: wait for the thread and give what it returned."""
+    with ThreadPoolExecutor(1, name) as thread:  # used once, so it ends with the work
+        return thread.submit(work).result()
 
 
 async def settled(future: asyncio.Future[T]) -> T:
