@@ -1,27 +1,45 @@
 """The use cases: create a network, attach a sandbox, publish a port, and the ways back.
 
 Every method is one story: validate everything, write the intent, compile, apply, commit, tell the
-readers. It ends with the whole of what was asked, or with a typed error and nothing.
+readers. It ends with the whole of what was asked, or with a typed error and nothing. The steps of
+the law are in `netd.changes`; here is who may ask for what, and who must wait for whom:
+
+- Operations on one network name, or on one sandbox, take turns. Others run side by side.
+- What a request needs and must not share (an address, a port, a network that must not go away) is
+  reserved in one go, without an `await` in between, and given back if the request fails.
+- A caller may vanish at any time. What has begun is carried through by a task of the engine's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from netd import names, recovery, requests, tasks
+from netd.addresses import Addresses, holder_of
+from netd.changes import Changes
 from netd.dns_feed import NameFeed
+from netd.errors import AlreadyExists, InUse, Invalid, NetdError, NotFound, Unavailable
+from netd.events import Events
+from netd.forwarding import Forwarding, families
 from netd.kernel.ports import Kernel
-from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want
+from netd.locks import Gate, Locks
+from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want, default_route_of
+from netd.ports import show
+from netd.publishing import Publishing
+from netd.reconcile import Reconciler
 from netd.settings import Settings
-from netd.store.base import Store
+from netd.store.base import Attached, Store, Write
 from netd.view import View
 
-
-class Events(Protocol):
-    """Where the engine says what it did (`netd.events.Events`)."""
-
-    def emit(self, type: str, action: str, id: str, name: str, **attributes: str) -> None:
-        """Tell everyone who watches; never blocks, never raises."""
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Engine:
@@ -31,66 +49,393 @@ class Engine:
     half a change: what has begun is carried through.
     """
 
-    view: View
-
     def __init__(
         self, *, kernel: Kernel, store: Store, feed: NameFeed, settings: Settings, events: Events
     ) -> None:
         self.view = View()
+        self._kernel = kernel
+        self._store = store
+        self._feed = feed
+        self._settings = settings
+        self._events = events
+        self._addresses = Addresses()
+        self._publishing = Publishing(kernel)
+        self._forwarding = Forwarding(kernel, store)
+        self._locks = Locks()
+        self._gate = Gate()
+        self._under_way: dict[str, tuple[Endpoint, ...]] = {}
+        self._making: dict[str, Network] = {}
+        self._leaving: set[str] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._closing = False
+        self._reconciler = Reconciler(self, kernel, self._gate, self._forwarding, events)
+        self._changes = Changes(kernel, store, feed, self._publishing, self._reconciler.request)
+
+    # --- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the store and the kernel port, recover, reconcile the host, start the feed.
 
         Ready when it returns. Raises what the store and the kernel raise on opening.
         """
-        raise NotImplementedError
+        await self._store.open()
+        await self._kernel.start()
+        found = await recovery.recover(self._store, self._kernel)
+        self.view = found.view
+        self._forwarding.recall(found.facts)
+        history = self._remember_addresses(found)
+        await self._reconciler.begin(found.suspects)
+        await found.settle(self._store, *history)
+        attached = [each for id in self.view.sandboxes if (each := self.view.attached(id))]
+        await self._feed.start(
+            list(self.view.networks.values()), [(each.sandbox, each.endpoints) for each in attached]
+        )
+        await self._publishing.adopt(attached, self.view.networks)
+        await self._publishing.flush(found.unpublished)
+        self._reconciler.watch()
+
+    def _remember_addresses(self, found: recovery.Recovered) -> list[Write]:
+        """Know who has which address; returns the writes that free those of attachments that ended."""
+        present = [(self.view.sandboxes[e.sandbox].name, e) for e in self.view.endpoints.values()]
+        ended = [(each.sandbox.name, e) for each in found.dropped for e in each.endpoints]
+        for network in self.view.networks.values():
+            freed = [each for each in found.freed if each.network == network.id]
+            self._addresses.add(
+                network, [each for each in (*ended, *present) if each[1].network == network.id], freed
+            )
+        return [write for _, endpoint in ended for write in self._addresses.give_back(endpoint)]
 
     async def close(self) -> None:
         """Finish what is under way, refuse what is new, close feed, kernel port and store.
 
         The data path stays as it is.
         """
-        raise NotImplementedError
+        self._closing = True
+        if self._running:
+            await asyncio.wait(self._running)
+        await self._reconciler.close()
+        self._publishing.close()
+        await self._feed.close()
+        await self._kernel.close()
+        await self._store.close()
 
-    async def create_network(self, request: NetworkRequest) -> Network:
-        """Make a network. Raises `Invalid`, `AlreadyExists`, `InUse` (overlap), `Exhausted`."""
-        raise NotImplementedError
+    async def _through(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
+        """Run `coroutine` to its end, whether or not the caller stays to hear of it."""
+        if self._closing:
+            coroutine.close()
+            raise Unavailable("the daemon is stopping; try again when it is back")
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-    async def remove_network(self, ref: str) -> Network:
-        """Remove a network. Raises `NotFound`, or `InUse` naming whose endpoints it still has."""
-        raise NotImplementedError
+        async def run() -> None:
+            try:
+                async with self._gate.shared():
+                    result = await coroutine
+            except Exception as error:
+                if not answer.done():
+                    answer.set_exception(error)
+                elif not isinstance(error, NetdError):
+                    raise
+            else:
+                if not answer.done():
+                    answer.set_result(result)
 
-    async def prune_networks(self) -> list[Network]:
-        """Remove every network without endpoints; return those removed."""
-        raise NotImplementedError
+        task = tasks.spawn(run(), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await answer
+
+    @property
+    def leaving(self) -> Collection[str]:
+        """Ids of networks and sandboxes whose removal has begun, and may have failed."""
+        return self._leaving
+
+    # --- networks ---------------------------------------------------------------------------------
 
     def network(self, ref: str) -> Network:
         """See `View.network`."""
         return self.view.network(ref)
 
+    async def create_network(self, request: NetworkRequest) -> Network:
+        """Make a network. Raises `Invalid`, `AlreadyExists` (its name or an overlap), `Exhausted`."""
+        names.check_name("network", request.name)
+        return await self._through(self._create_network(request), f"create network {request.name}")
+
+    async def _create_network(self, request: NetworkRequest) -> Network:
+        async with self._locks.hold(("network", request.name)):
+            uplink = await self._kernel.uplink()
+            host = await self._kernel.host_networks()
+            with self._resolved(request, host, uplink.mtu if uplink else 0) as network:
+                await self._forwarding.ensure(families([network]))
+                await self._changes.make_network(network)
+                self._addresses.add(network)
+                self.view = self.view.with_network(network)
+        subnets = " ".join(str(subnet.cidr) for subnet in network.subnets)
+        self._events.emit("network", "create", network.id, network.name, subnets=subnets)
+        return network
+
+    @contextmanager
+    def _resolved(self, request: NetworkRequest, host: Any, mtu: int) -> Iterator[Network]:
+        """What `request` means, with its name, subnets and bridge reserved while the block runs."""
+        if any(network.name == request.name for network in self.view.networks.values()):
+            raise AlreadyExists(f"network {request.name!r} exists already; choose another name or remove it")
+        networks = [*self.view.networks.values(), *self._making.values()]
+        bridges = {names.bridge_name(network) for network in networks}
+        network = requests.network(
+            request,
+            id=secrets.token_hex(16),
+            created=time.time(),
+            settings=self._settings,
+            networks=networks,
+            host=[each for each in host if each[0] not in bridges],
+            mtu=mtu,
+        )
+        self._making[network.id] = network
+        try:
+            yield network
+        finally:
+            del self._making[network.id]
+
+    async def remove_network(self, ref: str) -> Network:
+        """Remove a network. Raises `NotFound`, or `InUse` naming whose endpoints it still has."""
+        return await self._through(self._remove_network(ref), f"remove network {ref}")
+
+    async def _remove_network(self, ref: str) -> Network:
+        async with self._locks.hold(("network", self.view.network(ref).name)):
+            network = self.view.network(ref)
+            self._check_unused(network)
+            self._leaving.add(network.id)
+            await self._changes.remove_network(network, self._addresses.drop(network))
+            self.view = self.view.without_network(network.id)
+            self._leaving.discard(network.id)
+            await self._relax()
+        self._events.emit("network", "remove", network.id, network.name)
+        return network
+
+    def _check_unused(self, network: Network) -> None:
+        users = {self.view.sandboxes[e.sandbox].name for e in self.view.endpoints_in(network.id)}
+        users |= {
+            id[:12] for id, ends in self._under_way.items() if any(e.network == network.id for e in ends)
+        }
+        if users:
+            names = ", ".join(repr(user) for user in sorted(users))
+            raise InUse(f"network {network.name!r} is in use by {names}; disconnect or remove that first")
+
+    async def _relax(self) -> None:
+        """Turn forwarding off again where no network needs it any more."""
+        needed = families([*self.view.networks.values(), *self._making.values()])
+        try:
+            await self._forwarding.release(needed)
+        except NetdError as error:
+            log.warning("forwarding could not be turned off again: %s", error)
+
+    async def prune_networks(self) -> list[Network]:
+        """Remove every network without endpoints; return those removed."""
+        removed = []
+        for network in list(self.view.networks.values()):
+            if not self.view.endpoints_in(network.id):
+                try:
+                    removed.append(await self.remove_network(network.id))
+                except (InUse, NotFound):
+                    continue  # somebody was faster
+        return removed
+
+    # --- attachments ------------------------------------------------------------------------------
+
     async def attach(self, sandbox: Sandbox, wants: Sequence[Want]) -> tuple[Sandbox, tuple[Endpoint, ...]]:
         """Put a new sandbox into all the networks it wants, and publish its ports: whole or nothing.
 
-        Returns the sandbox with the host ports that were chosen, and its endpoints in order.
+        Returns the sandbox with the host ports that were chosen, and its endpoints in order. Raises
+        `Invalid`, `NotFound`, `AlreadyExists`, `Exhausted` or `KernelError`.
         """
-        raise NotImplementedError
+        return await self._through(self._attach(sandbox, tuple(wants)), f"attach {sandbox.name}")
+
+    async def _attach(
+        self, sandbox: Sandbox, wants: tuple[Want, ...]
+    ) -> tuple[Sandbox, tuple[Endpoint, ...]]:
+        async with self._locks.hold(("sandbox", sandbox.id)):
+            if sandbox.id in self.view.sandboxes:
+                raise AlreadyExists(f"container {sandbox.name!r} is attached already; detach it first")
+            with self._promised(sandbox, wants, ()) as (endpoints, writes):
+                self._check_can_publish(sandbox, endpoints, sandbox.ports)
+                async with self._taken(sandbox, sandbox.ports) as ports:
+                    after = Attached(replace(sandbox, ports=ports), endpoints)
+                    await self._changes.make(None, after, self.view.networks, writes)
+                    self.view = self.view.with_sandbox(sandbox.id, after)
+        self._tell(None, after)
+        return after.sandbox, endpoints
 
     async def detach(self, sandbox_id: str) -> None:
         """Take a sandbox out of everything. Idempotent; its namespace may be gone."""
-        raise NotImplementedError
+        await self._through(self._detach(sandbox_id), f"detach {sandbox_id}")
+
+    async def _detach(self, sandbox_id: str) -> None:
+        async with self._locks.hold(("sandbox", sandbox_id)):
+            before = self.view.attached(sandbox_id)
+            if before is None:
+                return
+            self._leaving.add(sandbox_id)
+            writes = [write for e in before.endpoints for write in self._addresses.give_back(e)]
+            await self._changes.remove(before, self.view.networks, writes)
+            self.view = self.view.with_sandbox(sandbox_id, None)
+            self._leaving.discard(sandbox_id)
+        self._tell(before, None)
 
     async def connect(self, sandbox_id: str, want: Want) -> Endpoint:
-        """Put an attached sandbox into one more network."""
-        raise NotImplementedError
+        """Put an attached sandbox into one more network. Raises as `attach` does."""
+        return await self._through(self._connect(sandbox_id, want), f"connect {sandbox_id}")
+
+    async def _connect(self, sandbox_id: str, want: Want) -> Endpoint:
+        async with self._locks.hold(("sandbox", sandbox_id)):
+            before = self._attached(sandbox_id)
+            with self._promised(before.sandbox, (want,), before.endpoints) as ([endpoint], writes):
+                after = replace(before, endpoints=(*before.endpoints, endpoint))
+                await self._changes.make(before, after, self.view.networks, writes)
+                self.view = self.view.with_sandbox(sandbox_id, after)
+        self._tell(before, after)
+        return endpoint
 
     async def disconnect(self, sandbox_id: str, network_ref: str) -> None:
         """Take a sandbox out of one network. Raises `NotFound` where it is not in it."""
-        raise NotImplementedError
+        await self._through(self._disconnect(sandbox_id, network_ref), f"disconnect {sandbox_id}")
+
+    async def _disconnect(self, sandbox_id: str, network_ref: str) -> None:
+        async with self._locks.hold(("sandbox", sandbox_id)):
+            before = self._attached(sandbox_id)
+            network = self.view.network(network_ref)
+            gone = [e for e in before.endpoints if e.network == network.id]
+            if not gone:
+                raise NotFound(f"container {before.sandbox.name!r} is not in network {network.name!r}")
+            after = replace(before, endpoints=tuple(e for e in before.endpoints if e not in gone))
+            await self._changes.make(before, after, self.view.networks)
+            # Not before the commit: the way back from a failure needs the address.
+            await self._store.live(*self._addresses.give_back(gone[0]))
+            self.view = self.view.with_sandbox(sandbox_id, after)
+        self._tell(before, after)
 
     async def publish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
-        """Publish further ports; returns the sandbox with the host ports chosen."""
-        raise NotImplementedError
+        """Publish further ports; returns the sandbox with the host ports chosen. Raises as `attach`."""
+        return await self._through(self._publish(sandbox_id, tuple(ports)), f"publish {sandbox_id}")
+
+    async def _publish(self, sandbox_id: str, ports: tuple[PortMapping, ...]) -> Sandbox:
+        async with self._locks.hold(("sandbox", sandbox_id)):
+            before = self._attached(sandbox_id)
+            self._check_can_publish(before.sandbox, before.endpoints, ports)
+            async with self._taken(before.sandbox, ports) as taken:
+                sandbox = replace(before.sandbox, ports=(*before.sandbox.ports, *taken))
+                after = replace(before, sandbox=sandbox)
+                await self._changes.make(before, after, self.view.networks)
+                self.view = self.view.with_sandbox(sandbox_id, after)
+        self._tell(before, after)
+        return sandbox
 
     async def unpublish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
         """Withdraw published ports. Raises `NotFound` for one that is not published."""
-        raise NotImplementedError
+        return await self._through(self._unpublish(sandbox_id, tuple(ports)), f"unpublish {sandbox_id}")
+
+    async def _unpublish(self, sandbox_id: str, ports: tuple[PortMapping, ...]) -> Sandbox:
+        async with self._locks.hold(("sandbox", sandbox_id)):
+            before = self._attached(sandbox_id)
+            for port in ports:
+                if port not in before.sandbox.ports:
+                    raise NotFound(f"port {show(port)} of container {before.sandbox.name!r} is not published")
+            kept = tuple(port for port in before.sandbox.ports if port not in ports)
+            after = replace(before, sandbox=replace(before.sandbox, ports=kept))
+            await self._changes.make(before, after, self.view.networks)
+            self.view = self.view.with_sandbox(sandbox_id, after)
+        self._tell(before, after)
+        return after.sandbox
+
+    # --- what the stories share -------------------------------------------------------------------
+
+    def _attached(self, sandbox_id: str) -> Attached:
+        attached = self.view.attached(sandbox_id)
+        if attached is None or sandbox_id in self._leaving:
+            raise NotFound(f"container {sandbox_id[:12]!r} has no attachment; is it running?")
+        return attached
+
+    @contextmanager
+    def _promised(
+        self, sandbox: Sandbox, wants: Sequence[Want], siblings: tuple[Endpoint, ...]
+    ) -> Iterator[tuple[tuple[Endpoint, ...], list[Write]]]:
+        """Endpoints for `wants`, their addresses and networks reserved while the block runs and, if it
+        ends well, for good. Also the writes that belong into the commit. Entered without an await."""
+        networks = [self.view.network(want.network) for want in wants]
+        for network in networks:
+            if network.id in self._leaving:
+                raise Unavailable(f"network {network.name!r} is being removed; try again, or use another")
+        requests.check_wants(wants, networks, siblings)
+        made: tuple[Endpoint, ...] = ()
+        writes: list[Write] = []
+        try:
+            for want, network in zip(wants, networks, strict=True):
+                id = secrets.token_hex(16)
+                addresses, mac, more = self._addresses.take(network, want, id, holder_of(sandbox.name))
+                endpoint = requests.endpoint(
+                    want,
+                    network,
+                    sandbox,
+                    id=id,
+                    siblings=(*siblings, *made),
+                    named=[other.ifname for other in wants if other.ifname],
+                    addresses=addresses,
+                    mac=mac,
+                )
+                made, writes = (*made, endpoint), [*writes, *more]
+            self._under_way[sandbox.id] = made
+            yield made, writes
+        except BaseException:
+            for endpoint in made:
+                self._addresses.give_back(endpoint)
+            raise
+        finally:
+            self._under_way.pop(sandbox.id, None)
+
+    @asynccontextmanager
+    async def _taken(
+        self, sandbox: Sandbox, ports: Sequence[PortMapping]
+    ) -> AsyncIterator[tuple[PortMapping, ...]]:
+        """`ports` chosen and reserved while the block runs and, if it ends well, for good."""
+        taken = await self._publishing.take(sandbox, ports)
+        try:
+            yield taken
+        except BaseException:
+            self._publishing.release(sandbox, taken)
+            raise
+
+    def _check_can_publish(
+        self, sandbox: Sandbox, endpoints: tuple[Endpoint, ...], ports: Sequence[PortMapping]
+    ) -> None:
+        networks = self.view.networks
+        if ports and not any(default_route_of(endpoints, networks, family) for family in (4, 6)):
+            raise Invalid(
+                f"port {show(ports[0])} cannot be published: container {sandbox.name!r} is in no network "
+                "with a way out; connect it to one that is not internal"
+            )
+
+    def _tell(self, before: Attached | None, after: Attached | None) -> None:
+        """Emit what changed from `before` to `after`."""
+        sandbox = (after or before).sandbox  # type: ignore[union-attr]  # one of them is there
+        old_ends, new_ends = (each.endpoints if each else () for each in (before, after))
+        old_ports, new_ports = (each.sandbox.ports if each else () for each in (before, after))
+        for action, endpoints in (
+            ("disconnect", [e for e in old_ends if e not in new_ends]),
+            ("connect", [e for e in new_ends if e not in old_ends]),
+        ):
+            for e in endpoints:
+                network = self.view.networks.get(e.network)
+                self._events.emit(
+                    "endpoint",
+                    action,
+                    e.id,
+                    sandbox.name,
+                    container=sandbox.id,
+                    network=network.name if network else e.network,
+                    addresses=" ".join(map(str, e.addresses)),
+                )
+        for action, ports in (
+            ("unpublish", [p for p in old_ports if p not in new_ports]),
+            ("publish", [p for p in new_ports if p not in old_ports]),
+        ):
+            for p in ports:
+                target = f"{p.container_port}/{p.proto}"
+                self._events.emit("port", action, sandbox.id, sandbox.name, host=show(p), container=target)

@@ -38,14 +38,27 @@ class View:
     _network_ids: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
     @classmethod
-    def of(cls, networks: Iterable[Network], attached: Iterable[Attached]) -> View:
+    def of(
+        cls,
+        networks: Iterable[Network],
+        attached: Iterable[Attached],
+        quarantined: tuple[Quarantined, ...] = (),
+    ) -> View:
         """A view of exactly these."""
-        view = cls()
-        for network in networks:
-            view = view.with_network(network)
-        for each in attached:
-            view = view.with_sandbox(each.sandbox.id, each)
-        return view
+        attached = list(attached)
+        in_network: dict[str, dict[str, Endpoint]] = {}
+        for endpoint in (endpoint for each in attached for endpoint in each.endpoints):
+            in_network.setdefault(endpoint.network, {})[endpoint.id] = endpoint
+        by_id = {network.id: network for network in networks}
+        return cls(
+            networks=by_id,
+            sandboxes={each.sandbox.id: each.sandbox for each in attached},
+            endpoints={endpoint.id: endpoint for each in attached for endpoint in each.endpoints},
+            quarantined=quarantined,
+            _in_network=in_network,
+            _of_sandbox={each.sandbox.id: each.endpoints for each in attached},
+            _network_ids={network.name: network.id for network in by_id.values()},
+        )
 
     def network(self, ref: str) -> Network:
         """The network called `ref`: by exact name, exact id, or unique prefix of the id.

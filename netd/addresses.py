@@ -1,0 +1,104 @@
+"""Who has which address and MAC in which network, as of this moment.
+
+The pure rules of giving are `netd.ipam`; here their values are kept, one pool a subnet, and the
+history of freed addresses is turned into records, so that a restart goes on where this process
+stops. An address is held from the moment it is promised, long before the attachment is committed:
+two requests that run side by side never get the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from netd import ipam, names
+from netd.model import Endpoint, IPAddress, IPInterface, Network, Want
+from netd.store.base import Delete, Freed, Put, Table, Write
+
+
+class Addresses:
+    """The addresses of all networks, by network id."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, tuple[ipam.Pool, ...]] = {}
+        self._macs: dict[str, dict[str, str]] = {}
+        self._sequence = 0
+
+    def add(
+        self, network: Network, endpoints: Iterable[tuple[str, Endpoint]] = (), freed: Iterable[Freed] = ()
+    ) -> None:
+        """Begin with a network, its endpoints, each with whose it is, and what was given back before."""
+        history = sorted(freed, key=lambda each: each.sequence)
+        self._sequence = max([self._sequence, *(each.sequence for each in history)])
+        used: dict[IPAddress, str] = {}
+        macs: dict[str, str] = {}
+        for name, endpoint in endpoints:
+            macs[endpoint.mac] = holder_of(name)
+            used.update((interface.ip, holder_of(name)) for interface in endpoint.addresses)
+        self._macs[network.id] = macs
+        self._pools[network.id] = tuple(
+            ipam.Pool.of(network.name, subnet, used, [each.address for each in history])
+            for subnet in network.subnets
+        )
+
+    def drop(self, network: Network) -> list[Write]:
+        """Forget a network; returns the writes that make the store forget its history."""
+        pools = self._pools.pop(network.id, ())
+        self._macs.pop(network.id, None)
+        return [Delete(Table.FREED, _key(network.id, address)) for pool in pools for address in pool.freed]
+
+    def capacity(self, network: Network) -> list[tuple[int, int]]:
+        """(handed out, can be handed out) of each subnet, in the network's order."""
+        return [(len(pool.used), pool.capacity) for pool in self._pools[network.id]]
+
+    def take(
+        self, network: Network, want: Want, endpoint_id: str, holder: str
+    ) -> tuple[tuple[IPInterface, ...], str, list[Write]]:
+        """Promise `holder` addresses and a MAC as wanted.
+
+        Returns them, and the writes that take the addresses out of the history; raises what `ipam`
+        raises, and then has promised nothing.
+        """
+        macs = self._macs[network.id]
+        mac = ipam.check_mac(network, want.mac or names.mac_of(endpoint_id), macs)
+        pools = self._pools[network.id]
+        given: list[IPInterface] = []
+        for family, wanted in ((4, want.ip), (6, want.ip6)):
+            if wanted is not None or family in network.families:
+                pools, interface = ipam.take(pools, family, holder, wanted)
+                given.append(interface)
+        writes: list[Write] = [
+            Delete(Table.FREED, _key(network.id, interface.ip))
+            for interface in given
+            if any(interface.ip in pool.freed for pool in self._pools[network.id])
+        ]
+        self._pools[network.id] = pools
+        macs[mac] = holder
+        return tuple(given), mac, writes
+
+    def give_back(self, endpoint: Endpoint) -> list[Write]:
+        """Take everything back from an endpoint; returns the writes that keep the history."""
+        before = self._pools.get(endpoint.network)
+        if before is None:
+            return []
+        after = before
+        writes: list[Write] = []
+        for interface in endpoint.addresses:
+            after = ipam.give_back(after, interface.ip)
+            self._sequence += 1
+            freed = Freed(endpoint.network, interface.ip, self._sequence)
+            writes.append(Put(Table.FREED, _key(endpoint.network, interface.ip), freed))
+        for old, new in zip(before, after, strict=True):
+            forgotten = old.freed.keys() - new.freed.keys()
+            writes += [Delete(Table.FREED, _key(endpoint.network, address)) for address in forgotten]
+        self._pools[endpoint.network] = after
+        self._macs[endpoint.network].pop(endpoint.mac, None)
+        return writes
+
+
+def holder_of(name: str) -> str:
+    """How a sandbox is spoken of as the holder of an address."""
+    return f"container {name!r}"
+
+
+def _key(network_id: str, address: IPAddress) -> str:
+    return f"{network_id}/{address}"

@@ -1,0 +1,193 @@
+"""Carries one change through: intent, kernel, names, commit. The law that makes netd safe to kill.
+
+Making and changing go forward step by step and, when a step fails, back over exactly the steps that
+were done, so that the caller finds what was there before. Removing only goes forward: a removal that
+failed half way is finished by repeating it, by the reconciler or by the next start, never taken back,
+since what was removed first (a name, a published port) may already belong to somebody else.
+
+Whatever step the process dies at, the intent tells the next one what was under way (`netd.recovery`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from netd import compile
+from netd.dns_feed import NameFeed
+from netd.errors import NetdError
+from netd.kernel.ports import ApplyError, Kernel
+from netd.model import Network, PortMapping
+from netd.objects import KernelObject, Op
+from netd.plan import plan, undo
+from netd.publishing import Publishing
+from netd.store.base import Attached, Delete, Intent, Put, Store, Table, Write
+
+log = logging.getLogger(__name__)
+
+Networks = Mapping[str, Network]
+
+
+class Undo:
+    """The steps that were done, and how to take each back; last first."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Callable[..., Awaitable[None]], tuple[Any, ...]]] = []
+
+    def push(self, step: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Remember that `step(*arguments)` takes back what has just been done."""
+        self._steps.append((step, arguments))
+
+    async def run(self) -> bool:
+        """Take everything back. False where that failed: then the earlier steps, the intent among
+        them, are left as they are for the next start to deal with."""
+        while self._steps:
+            step, arguments = self._steps.pop()
+            try:
+                await step(*arguments)
+            except NetdError as error:
+                log.error("could not undo a failed change: %s; the next repair or start will", error)
+                return False
+        return True
+
+
+class Changes:
+    """Changes networks and attachments. Knows the order of steps, not who may ask for what.
+
+    `damaged` is called when the kernel may hold something that it should not.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        store: Store,
+        feed: NameFeed,
+        publishing: Publishing,
+        damaged: Callable[[], None],
+    ) -> None:
+        self._kernel = kernel
+        self._store = store
+        self._feed = feed
+        self._publishing = publishing
+        self._damaged = damaged
+
+    async def make_network(self, network: Network) -> None:
+        """From nothing to a committed network whose bridge stands and whose DNS answers."""
+        steps = Undo()
+        try:
+            await self._intend(network.id, Intent(network_after=network), steps)
+            await self._apply(plan(compile.network(network), ()), steps)
+            steps.push(self._feed.network_removed, network)
+            await self._feed.network_added(network)
+            await self._store.define(Put(Table.NETWORK, network.id, network))
+        except Exception:
+            await self._back(steps)
+            raise
+        # The network is committed by now: an intent that stays behind is recognised as fulfilled.
+        await self._store.live(Delete(Table.INTENT, network.id))
+
+    async def remove_network(self, network: Network, also: Sequence[Write] = ()) -> None:
+        """To nothing, or an error after which the same can be asked again. `also` commits with it."""
+        await self._store.live(Put(Table.INTENT, network.id, Intent(network_before=network)))
+        await self._feed.network_removed(network)
+        await self._take_down(compile.network(network))
+        await self._store.define(Delete(Table.NETWORK, network.id))
+        await self._store.live(*also, Delete(Table.INTENT, network.id))
+
+    async def make(
+        self, before: Attached | None, after: Attached, networks: Networks, also: Sequence[Write] = ()
+    ) -> None:
+        """A new attachment, or another state of one. `also` commits with it.
+
+        The ports that are new in `after` must have been taken; they are led to the container here.
+        """
+        name = after.sandbox.id
+        old = objects(before, networks)
+        added, removed = _port_changes(before, after)
+        steps = Undo()
+        try:
+            await self._intend(name, Intent(before=before, after=after), steps)
+            await self._apply(plan(objects(after, networks), old), steps)
+            await self._publishing.flush(added)
+            steps.push(self._feed.sandbox_changed, after.sandbox, before.endpoints if before else ())
+            await self._feed.sandbox_changed(after.sandbox, after.endpoints)
+            await self._store.live(*_writes(before, after), *also, Delete(Table.INTENT, name))
+        except Exception:
+            await self._back(steps)
+            raise
+        self._publishing.lead(after, networks)
+        await self._forget(after, removed)
+
+    async def remove(self, before: Attached, networks: Networks, also: Sequence[Write] = ()) -> None:
+        """To nothing, or an error after which the same can be asked again. `also` commits with it."""
+        await self._store.live(Put(Table.INTENT, before.sandbox.id, Intent(before=before)))
+        await self._feed.sandbox_changed(before.sandbox, ())
+        await self._take_down(objects(before, networks))
+        await self._store.live(*erased(before), *also, Delete(Table.INTENT, before.sandbox.id))
+        await self._forget(before, before.sandbox.ports)
+
+    async def _intend(self, key: str, intent: Intent, steps: Undo) -> None:
+        steps.push(self._store.live, Delete(Table.INTENT, key))
+        await self._store.live(Put(Table.INTENT, key, intent))
+
+    async def _apply(self, ops: Sequence[Op], steps: Undo) -> None:
+        try:
+            await self._kernel.apply(ops)
+        except ApplyError as error:
+            steps.push(self._kernel.apply, undo(error.done))
+            raise error.cause from error
+        steps.push(self._kernel.apply, undo(ops))
+
+    async def _take_down(self, present: frozenset[KernelObject]) -> None:
+        try:
+            await self._kernel.apply(plan((), present))
+        except ApplyError as error:
+            self._damaged()
+            raise error.cause from error
+
+    async def _back(self, steps: Undo) -> None:
+        if not await steps.run():
+            self._damaged()
+
+    async def _forget(self, attached: Attached, ports: Sequence[PortMapping]) -> None:
+        """Give ports back. What conntrack still knows of them costs a stray datagram, not the change."""
+        self._publishing.release(attached.sandbox, ports)
+        try:
+            await self._publishing.flush(ports)
+        except NetdError as error:
+            log.warning("old UDP flows of ports of %r may linger: %s", attached.sandbox.name, error)
+
+
+def objects(attached: Attached | None, networks: Networks) -> frozenset[KernelObject]:
+    """All that an attachment needs of the kernel; nothing for none."""
+    if attached is None:
+        return frozenset()
+    return compile.sandbox(attached.sandbox, attached.endpoints, networks)
+
+
+def erased(attached: Attached) -> list[Write]:
+    """The writes after which the store does not know an attachment."""
+    return [
+        Delete(Table.SANDBOX, attached.sandbox.id),
+        *(Delete(Table.ENDPOINT, endpoint.id) for endpoint in attached.endpoints),
+    ]
+
+
+def _writes(before: Attached | None, after: Attached) -> list[Write]:
+    """The writes that turn what the store knows from `before` into `after`."""
+    old = {endpoint.id: endpoint for endpoint in before.endpoints} if before else {}
+    kept = {endpoint.id for endpoint in after.endpoints}
+    writes: list[Write] = [Put(Table.SANDBOX, after.sandbox.id, after.sandbox)]
+    writes += [Delete(Table.ENDPOINT, id) for id in old if id not in kept]
+    writes += [Put(Table.ENDPOINT, e.id, e) for e in after.endpoints if old.get(e.id) != e]
+    return writes
+
+
+def _port_changes(
+    before: Attached | None, after: Attached
+) -> tuple[tuple[PortMapping, ...], tuple[PortMapping, ...]]:
+    """Which ports are new in `after`, and which are gone."""
+    old = before.sandbox.ports if before else ()
+    new = after.sandbox.ports
+    return tuple(p for p in new if p not in old), tuple(p for p in old if p not in new)

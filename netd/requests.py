@@ -1,0 +1,176 @@
+"""From what was asked for to what it means: `NetworkRequest` to `Network`, `Want` to `Endpoint`.
+
+Everything is checked here, before anything is touched, and every refusal names the thing, the value
+and the way out. Nothing here does I/O; what must be known of the host is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from ipaddress import ip_address
+
+from netd import names, subnets
+from netd.drivers import driver
+from netd.errors import AlreadyExists, Invalid
+from netd.model import (
+    Endpoint,
+    GatewayMode,
+    IPAddress,
+    IPInterface,
+    Network,
+    NetworkRequest,
+    Sandbox,
+    StaticRoute,
+    Want,
+)
+from netd.settings import Settings
+
+FALLBACK_MTU = 1500
+"""Bytes, where the host has no default route to take the MTU from."""
+SMALLEST_MTU = {4: 68, 6: 1280}
+"""RFC 791, 3.2 and RFC 8200, 5."""
+LARGEST_MTU = 65535
+RESERVED_IFNAMES = ("lo", "all", "default")
+"""The loopback interface, and two directories among the interfaces' sysctls."""
+
+
+def network(
+    request: NetworkRequest,
+    *,
+    id: str,
+    created: float,
+    settings: Settings,
+    networks: Collection[Network],
+    host: Collection[subnets.HostNetwork],
+    mtu: int,
+) -> Network:
+    """The network that `request` means. `mtu` is the uplink's, 0 where there is none; `networks` are
+    those that exist, `host` what the host reaches beside them.
+
+    Raises `Invalid`, `AlreadyExists` (overlap) or `Exhausted` (no subnet left in the pools).
+    """
+    names.check_name("network", request.name)
+    resolved = Network(
+        id=id,
+        name=request.name,
+        driver=request.driver,
+        subnets=subnets.resolve(request, id, pools=settings.pools, networks=networks, host=host),
+        mtu=request.mtu or mtu or FALLBACK_MTU,
+        internal=request.internal,
+        icc=request.icc,
+        gateway_mode=_gateway_mode(request),
+        dns=tuple(_dns(request.name, text) for text in request.dns),
+        labels=dict(request.labels),
+        options=dict(request.options),
+        created=created,
+    )
+    _check_mtu(resolved)
+    driver(resolved.driver).check(resolved)
+    _check_bridge_is_free(resolved, networks)
+    return resolved
+
+
+def _gateway_mode(request: NetworkRequest) -> GatewayMode:
+    try:
+        return GatewayMode(request.gateway_mode)
+    except ValueError:
+        modes = ", ".join(GatewayMode)
+        raise Invalid(
+            f"network {request.name!r}: gateway mode {request.gateway_mode!r} does not exist; choose one "
+            f"of: {modes}"
+        ) from None
+
+
+def _dns(name: str, text: str) -> IPAddress:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise Invalid(f"network {name!r}: DNS server {text!r} is not an IP address") from None
+
+
+def _check_mtu(network: Network) -> None:
+    smallest = max(SMALLEST_MTU[family] for family in network.families)
+    if not smallest <= network.mtu <= LARGEST_MTU:
+        raise Invalid(
+            f"network {network.name!r}: MTU {network.mtu} is not possible; it must lie between {smallest} "
+            f"and {LARGEST_MTU} bytes"
+        )
+
+
+def _check_bridge_is_free(network: Network, networks: Collection[Network]) -> None:
+    bridge = names.bridge_name(network)
+    for other in networks:
+        if names.bridge_name(other) == bridge:
+            raise AlreadyExists(
+                f"network {network.name!r}: the bridge {bridge} belongs to network {other.name!r}; choose "
+                "another bridge.name"
+            )
+
+
+def check_wants(wants: Sequence[Want], networks: Sequence[Network], siblings: Sequence[Endpoint]) -> None:
+    """Whether a sandbox with the endpoints `siblings` may be put into `networks`, one for each want.
+
+    Raises `Invalid` or `AlreadyExists`.
+    """
+    present = {endpoint.network for endpoint in siblings}
+    ifnames = {endpoint.ifname for endpoint in siblings}
+    for want, network in zip(wants, networks, strict=True):
+        if network.id in present:
+            raise AlreadyExists(f"the container is in network {network.name!r} already; it can be there once")
+        present.add(network.id)
+        if want.ifname:
+            if names.check_ifname(want.ifname) in RESERVED_IFNAMES:
+                raise Invalid(f"interface name {want.ifname!r} has a meaning of its own; choose another")
+            if want.ifname in ifnames:
+                raise AlreadyExists(f"the container has an interface {want.ifname!r} already; choose another")
+            ifnames.add(want.ifname)
+        for alias in want.aliases:
+            names.check_name("alias", alias)
+        for route in want.routes:
+            _check_route(route, network)
+
+
+def _check_route(route: StaticRoute, network: Network) -> None:
+    where = f"route {route.destination} via {route.via}" if route.via else f"route {route.destination}"
+    if route.destination.prefixlen == 0:
+        raise Invalid(f"{where}: the default route follows from the gateway priority; leave this one out")
+    if route.via is None:
+        if route.destination.version not in network.families:
+            raise Invalid(f"{where}: network {network.name!r} has no IPv{route.destination.version}")
+        return
+    if route.via.version != route.destination.version:
+        raise Invalid(f"{where}: the gateway is of the other address family")
+    if not any(route.via in subnet.cidr for subnet in network.subnets):
+        raise Invalid(f"{where}: the gateway lies in no subnet of network {network.name!r}")
+
+
+def endpoint(
+    want: Want,
+    network: Network,
+    sandbox: Sandbox,
+    *,
+    id: str,
+    siblings: Sequence[Endpoint],
+    named: Collection[str],
+    addresses: tuple[IPInterface, ...],
+    mac: str,
+) -> Endpoint:
+    """The endpoint that `want`, checked before, means, beside those that the sandbox has.
+
+    It comes after all of them, under the name asked for or the first free ethN; `named` are names
+    that the same request asks for elsewhere.
+    """
+    taken = {sibling.ifname for sibling in siblings} | set(named)
+    return Endpoint(
+        id=id,
+        network=network.id,
+        sandbox=sandbox.id,
+        ifname=want.ifname or next(name for n in range(len(taken) + 1) if (name := f"eth{n}") not in taken),
+        mac=mac,
+        addresses=addresses,
+        order=max((sibling.order for sibling in siblings), default=-1) + 1,
+        gateway_priority=want.gateway_priority,
+        aliases=want.aliases,
+        routes=want.routes,
+        options=dict(want.options),
+    )
