@@ -1,0 +1,257 @@
+"""Limits, and the certainty that nothing of a container is left: control groups, version 2 or 1.
+
+A container has one group, `/netd/<run dir>/<id>`, in the v2 tree where that offers the memory, cpu and
+pids controllers, else one in each of the v1 hierarchies. <run dir> is a digest of the daemon's run dir,
+so daemons do not meet, and a group without a directory there is an orphan that can be found and removed.
+
+A group is made and its limits are set before the first process enters, and the process enters before it
+may fork, so no moment exists in which something runs outside. Killing is complete: on v2 the kernel does
+it (`cgroup.kill`), on v1 everything is frozen first, so that nothing can fork away while it is killed.
+
+All calls are plain file operations on cgroupfs, made by the launcher's children, or by a worker thread of
+the daemon where they may have to wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from netd.errors import Unsupported
+from netd.runtime.spec import Limits
+
+PERIOD = 100_000
+"""Microseconds of a cpu quota's period; the kernel's default."""
+
+_V1_CONTROLLERS = ("memory", "cpu", "pids", "freezer")
+_V2_CONTROLLERS = ("memory", "cpu", "pids")
+_OWN_TASKS = 1
+"""netd's PID 1 is in the container's group too, and is not the user's to count."""
+
+
+class Group(Protocol):
+    """One container's control group; `name` is "netd/<run dir>/<id>"."""
+
+    def create(self, limits: Limits) -> None:
+        """Make it and set the limits. Raises `Unsupported` for a limit that this kernel cannot keep."""
+
+    def place(self, pid: int) -> None:
+        """Move a process in; all that it forks from then on stays in."""
+
+    def oom_kills(self) -> int:
+        """How many processes were killed at the memory limit."""
+
+    def kill(self) -> None:
+        """SIGKILL everything inside, so that nothing escapes by forking. Gone already is success."""
+
+    def remove(self) -> None:
+        """Remove it, waiting up to five seconds for its last process to be reaped. Gone is success."""
+
+
+class Hierarchy(Protocol):
+    """Where groups are made."""
+
+    def group(self, name: str) -> Group:
+        """A handle; nothing is made by it."""
+
+    def children(self, name: str) -> set[str]:
+        """Names of the groups directly below `name`."""
+
+
+def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchy:
+    """The hierarchy to use on this host. Raises `Unsupported` where there is none."""
+    v1: dict[str, str] = {}
+    v2: list[str] = []
+    with open(mountinfo) as file:  # noqa: PTH123
+        for line in file:
+            mount, _, source = line.partition(" - ")
+            path = mount.split()[4]
+            fstype, _, options = source.split(" ", 2)
+            if fstype == "cgroup2":
+                v2.append(path)
+            elif fstype == "cgroup":
+                v1.update(dict.fromkeys(options.strip().split(","), path))
+    for path in v2:
+        if set(_V2_CONTROLLERS) <= set(_read(f"{path}/cgroup.controllers").split()):
+            return V2(path)
+    if {"memory", "pids", "freezer"} <= v1.keys():
+        return V1({name: v1[name] for name in _V1_CONTROLLERS if name in v1})
+    raise Unsupported(
+        "no usable control groups: neither a v2 tree with memory, cpu and pids, nor v1 hierarchies with "
+        "memory, pids and freezer are mounted; mount -t cgroup2 none /sys/fs/cgroup"
+    )
+
+
+class V2:
+    """The unified hierarchy, mounted at `root`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def group(self, name: str) -> Group:
+        return _V2Group(self._root, name)
+
+    def children(self, name: str) -> set[str]:
+        return _directories(f"{self._root}/{name}")
+
+
+class _V2Group:
+    def __init__(self, root: str, name: str) -> None:
+        self._root = root
+        self._name = name
+        self._path = f"{root}/{name}"
+
+    def create(self, limits: Limits) -> None:
+        above = self._root
+        for part in self._name.split("/"):
+            # A group passes on to its children only what is named here; it must hold no process itself.
+            _write(f"{above}/cgroup.subtree_control", " ".join(f"+{name}" for name in _V2_CONTROLLERS))
+            above = f"{above}/{part}"
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(above, 0o755)  # noqa: PTH102
+        if limits.memory:
+            _write(f"{self._path}/memory.max", str(limits.memory))
+            # The limit includes swap, so none may be used beyond it; without swap the file is missing.
+            with contextlib.suppress(FileNotFoundError):
+                _write(f"{self._path}/memory.swap.max", "0")
+        if limits.cpus:
+            _write(f"{self._path}/cpu.max", f"{int(limits.cpus * PERIOD)} {PERIOD}")
+        if limits.pids:
+            _write(f"{self._path}/pids.max", str(limits.pids + _OWN_TASKS))
+
+    def place(self, pid: int) -> None:
+        _write(f"{self._path}/cgroup.procs", str(pid))
+
+    def oom_kills(self) -> int:
+        return _counter(f"{self._path}/memory.events", "oom_kill")
+
+    def kill(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            _write(f"{self._path}/cgroup.kill", "1")
+
+    def remove(self) -> None:
+        _remove(self._path)
+
+
+class V1:
+    """The old hierarchies: controller -> where it is mounted (two may share one)."""
+
+    def __init__(self, mounts: dict[str, str]) -> None:
+        self._mounts = mounts
+
+    def group(self, name: str) -> Group:
+        return _V1Group({controller: f"{path}/{name}" for controller, path in self._mounts.items()})
+
+    def children(self, name: str) -> set[str]:
+        return set().union(*(_directories(f"{path}/{name}") for path in self._mounts.values()))
+
+
+class _V1Group:
+    def __init__(self, paths: dict[str, str]) -> None:
+        self._paths = paths
+
+    def create(self, limits: Limits) -> None:
+        for path in self._paths.values():
+            os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103
+        if limits.memory:
+            _write(f"{self._paths['memory']}/memory.limit_in_bytes", str(limits.memory))
+            # Missing where the kernel does not account swap: then the limit is one of memory alone.
+            with contextlib.suppress(FileNotFoundError):
+                _write(f"{self._paths['memory']}/memory.memsw.limit_in_bytes", str(limits.memory))
+        if limits.cpus:
+            if "cpu" not in self._paths:
+                raise Unsupported("--cpus: the cpu controller of cgroup v1 is not mounted on this host")
+            _write(f"{self._paths['cpu']}/cpu.cfs_period_us", str(PERIOD))
+            _write(f"{self._paths['cpu']}/cpu.cfs_quota_us", str(int(limits.cpus * PERIOD)))
+        if limits.pids:
+            _write(f"{self._paths['pids']}/pids.max", str(limits.pids + _OWN_TASKS))
+
+    def place(self, pid: int) -> None:
+        for path in dict.fromkeys(self._paths.values()):
+            _write(f"{path}/cgroup.procs", str(pid))
+
+    def oom_kills(self) -> int:
+        return _counter(f"{self._paths['memory']}/memory.oom_control", "oom_kill")
+
+    def kill(self) -> None:
+        freezer = self._paths["freezer"]
+        with contextlib.suppress(FileNotFoundError):
+            _write(f"{freezer}/freezer.state", "FROZEN")
+            # A task deep in the kernel freezes late; a second of patience, then it is killed as it is.
+            _until(lambda: _read(f"{freezer}/freezer.state").strip() == "FROZEN", seconds=1)
+            for pid in _read(f"{freezer}/cgroup.procs").split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            _write(f"{freezer}/freezer.state", "THAWED")
+
+    def remove(self) -> None:
+        for path in dict.fromkeys(self._paths.values()):
+            _remove(path)
+
+
+def _read(path: str) -> str:
+    with open(path) as file:  # noqa: PTH123
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _counter(path: str, key: str) -> int:
+    """A value of a file of lines "key value"; 0 where the file or the key is missing."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in _read(path).splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    return 0
+
+
+def _directories(path: str) -> set[str]:
+    try:
+        with os.scandir(path) as entries:
+            return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    except FileNotFoundError:
+        return set()
+
+
+def _remove(path: str) -> None:
+    """rmdir, with groups that a container's own root may have made below it."""
+
+    def gone() -> bool:
+        for child in _directories(path):
+            _remove(f"{path}/{child}")
+        try:
+            os.rmdir(path)  # noqa: PTH106
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
+
+    if not _until(gone, seconds=5):
+        raise OSError(
+            errno.EBUSY, f"control group {path} still holds processes: {_read(path + '/cgroup.procs')}"
+        )
+
+
+def _until(condition: Callable[[], bool], *, seconds: float) -> bool:
+    """Ask again every few milliseconds: cgroupfs has no event for either of the two things awaited here."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
