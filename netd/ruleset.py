@@ -88,11 +88,10 @@ INET = """
 table inet netd {
     chain raw {
         type filter hook prerouting priority raw; policy accept;
-        # Loopback addresses never come from a wire (moby #41872), whatever route_localnet says.
+        # Loopback addresses never come from a wire (moby #41872), whatever route_localnet says. For ::1
+        # the kernel sees to that before any rule does (ip6_rcv_core in net/ipv6/ip6_input.c).
         iif != "lo" ip daddr 127.0.0.0/8 drop
         iif != "lo" ip saddr 127.0.0.0/8 drop
-        iif != "lo" ip6 daddr ::1 drop
-        iif != "lo" ip6 saddr ::1 drop
     }
 
     chain prerouting {
@@ -238,10 +237,11 @@ table bridge netd {
     }
 
     chain guard6 {
-        # Of a packet whose header chain does not end in this very fragment the kernel knows no
-        # transport protocol: that is how router advertisements are smuggled past (RFC 7113). The
-        # comparison cannot hold for such a packet, so it falls through to the drop.
-        meta l4proto != 0 goto guard6_whole
+        # Router advertisements are smuggled past a guard in a fragment that ends before its header
+        # chain does (RFC 7113). Of such a packet the first word behind the chain cannot be read, and a
+        # comparison of what cannot be read holds neither way. No transport begins with four zeros.
+        @th,0,32 != 0 goto guard6_whole
+        frag frag-off != 0 meta l4proto != 0 iifname . ether saddr . ip6 saddr @bind6 accept
         drop
     }
 

@@ -1,0 +1,396 @@
+"""The rule set, judged by what comes through: every promise of `netd.ruleset` as packets.
+
+Everything runs twice, with br_netfilter off and on, because hosts have it either way, and a rule that
+holds only one way does not hold. Both families, wherever both can have the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from netd import firewall
+from netd.model import GatewayMode
+from tests.kernel.packetlab import CLIENT4, CLIENT6, FAR4, FAR6, HOST4, HOST6, Lab, Target, tcp, udp
+
+pytestmark = pytest.mark.root
+
+FAMILIES = (4, 6)
+HOST = {4: HOST4, 6: HOST6}
+CLIENT = {4: CLIENT4, 6: CLIENT6}
+FAR = {4: FAR4, 6: FAR6}
+TOWARDS_FAR = {4: "198.51.100.2", 6: "2001:db8:2::2"}
+SILENCE = 0.4
+"""Seconds after which a packet that should have been dropped counts as dropped; an answer takes 1 ms."""
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["bridge-nf off", "bridge-nf on"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with Lab(bridge_nf=request.param) as lab:
+        front = lab.network("front", "10.89.1.0/24", "fd00:1::/64")
+        back = lab.network("back", "10.89.2.0/24", "fd00:2::/64")
+        quiet = lab.network("quiet", "10.89.3.0/24", "fd00:3::/64", icc=False)
+        inner = lab.network("inner", "10.89.4.0/24", "fd00:4::/64", internal=True)
+        routed = lab.network("routed", "10.89.5.0/24", "fd00:5::/64", gateway_mode=GatewayMode.ROUTED)
+        lab.container(
+            "web",
+            front,
+            ports=[
+                *(tcp(8080, 80), udp(8080, 80)),
+                *(tcp(8081, 81, ip_address(address)) for address in (HOST4, HOST6)),
+                *(tcp(8082, 81, ip_address(address)) for address in ("127.0.0.1", "::1")),
+                # What somebody else's server far away listens on, and what the host's DNS does.
+                *(tcp(80, 80), udp(80, 80), tcp(53, 80), udp(53, 80)),
+            ],
+        )
+        lab.container("api", front)
+        lab.container("db", back)
+        lab.container("shy", quiet, ports=[tcp(8083, 80), udp(8083, 80)])
+        lab.container("sly", quiet)
+        lab.container("in1", inner)
+        lab.container("in2", inner)
+        lab.container("own", routed, ports=[tcp(8084, 80), udp(8084, 80), tcp(8085, 81, ip_address(HOST4))])
+        yield lab
+
+
+def both(address: str, port: int) -> tuple[Target, Target]:
+    return ("tcp", address, port), ("udp", address, port)
+
+
+def expect(lab: Lab, source: str, expected: dict[Target, str | None]) -> None:
+    """Each target answers from `source` as expected: "NAME ADDRESS" it saw, "pong", None for silence."""
+    silent = [target for target, answer in expected.items() if answer is None]
+    heard = lab[source].ask(*(expected.keys() - set(silent)), seconds=5)
+    heard |= lab[source].ask(*silent, seconds=SILENCE)
+    assert heard == expected
+
+
+# --- publishing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("source", "seen_as"),
+    [("client", "client"), ("host", "host"), ("db", "db"), ("web", "gateway"), ("api", "gateway")],
+)
+def test_a_published_port_is_reached_and_sees_who_asks(
+    lab: Lab, source: str, seen_as: str, family: int
+) -> None:
+    seen = {
+        "client": CLIENT[family],
+        "host": HOST[family],
+        "db": lab.ip("db", family),
+        "gateway": lab.gateway("front", family),
+    }[seen_as]
+    expect(
+        lab,
+        source,
+        {
+            **dict.fromkeys(both(HOST[family], 8080), f"web {seen}"),
+            ("tcp", HOST[family], 8081): f"web {seen}",
+        },
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_port_of_one_host_address_is_not_reached_by_another(lab: Lab, family: int) -> None:
+    other = lab.gateway("front", family)
+    expect(lab, "api", {("tcp", other, 8080): f"web {other}", ("tcp", other, 8081): None})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_port_of_another_network_is_reached_by_its_gateway_address(lab: Lab, family: int) -> None:
+    expect(lab, "db", {("tcp", lab.gateway("front", family), 8080): f"web {lab.ip('db', family)}"})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_port_of_loopback_is_left_to_the_relay(lab: Lab, family: int) -> None:
+    expect(lab, "client", {("tcp", HOST[family], 8082): None})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transit_traffic_to_the_same_port_is_not_touched(lab: Lab, family: int) -> None:
+    expect(lab, "client", dict.fromkeys(both(FAR[family], 80), f"far {CLIENT[family]}"))
+    expect(lab, "api", dict.fromkeys(both(FAR[family], 80), f"far {TOWARDS_FAR[family]}"))
+
+
+def test_a_published_port_53_does_not_take_the_dns_away(lab: Lab) -> None:
+    for family in FAMILIES:
+        own, other = lab.gateway("front", family), lab.gateway("back", family)
+        expect(lab, "api", dict.fromkeys(both(own, 53), f"host {lab.ip('api', family)}"))
+        expect(lab, "client", dict.fromkeys(both(HOST[family], 53), f"web {CLIENT[family]}"))
+        expect(lab, "api", dict.fromkeys(both(other, 53), None))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_neighbour_is_advised_to_go_straight(lab: Lab, family: int) -> None:
+    """The kernel answers a hairpin with a redirect; one that is obeyed avoids the translation."""
+    if lab.bridge_nf:
+        pytest.skip("the hairpin is bridged, and nothing is redirected")
+    question = (
+        Ether(src=lab.mac("api"), dst=lab.mac_of_bridge("front"))
+        / network_layer(lab.ip("api", family), HOST[family])
+        / TCP(sport=40000, dport=8080, flags="S")
+    )
+    heard = lab.exchange("api", [question], listener="api", last=HOST[family])
+    assert any(TCP in frame and frame[TCP].flags == "SA" for frame in heard), "the hairpin itself"
+    assert not [frame for frame in heard if _is_redirect(frame)]
+
+
+# --- isolation ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_containers_of_one_network_reach_each_other(lab: Lab, family: int) -> None:
+    for source, peer in (("api", "web"), ("in1", "in2")):
+        address = lab.ip(peer, family)
+        expect(
+            lab,
+            source,
+            {
+                **dict.fromkeys([*both(address, 80), *both(address, 81)], f"{peer} {lab.ip(source, family)}"),
+                ("icmp", address, 0): "pong",
+            },
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("source", "peer"),
+    [
+        ("api", "db"),
+        ("db", "web"),
+        ("api", "shy"),
+        ("api", "in1"),
+        ("in1", "api"),
+        ("shy", "web"),
+        ("own", "web"),
+        ("client", "web"),
+        ("client", "shy"),
+        ("client", "in1"),
+        ("far", "db"),
+    ],
+)
+def test_nobody_else_reaches_a_container(lab: Lab, source: str, peer: str, family: int) -> None:
+    """Not by routing straight to its address, and whether its port is published or not."""
+    lab.route(source, lab.ip(peer, family))
+    address = lab.ip(peer, family)
+    expect(lab, source, dict.fromkeys([*both(address, 80), *both(address, 81), ("icmp", address, 0)]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("source", ["api", "in1", "sly", "own", "client"])
+def test_a_gateway_address_belongs_to_its_network(lab: Lab, source: str, family: int) -> None:
+    """Host services bound to all addresses are not reached by the gateway of somebody else's network."""
+    other = lab.gateway("back", family)
+    lab.route(source, other)
+    expect(lab, source, dict.fromkeys([*both(other, 7000), *both(other, 53), ("icmp", other, 0)]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_container_reaches_the_host(lab: Lab, family: int) -> None:
+    own = lab.gateway("front", family)
+    expect(
+        lab,
+        "api",
+        {
+            **dict.fromkeys([*both(own, 7000), *both(HOST[family], 7000)], f"host {lab.ip('api', family)}"),
+            ("icmp", own, 0): "pong",
+        },
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_host_reaches_every_container(lab: Lab, family: int) -> None:
+    for name, network in (("web", "front"), ("sly", "quiet"), ("in1", "inner"), ("own", "routed")):
+        address = lab.ip(name, family)
+        expect(
+            lab,
+            "host",
+            {
+                **dict.fromkeys(both(address, 81), f"{name} {lab.gateway(network, family)}"),
+                ("icmp", address, 0): "pong",
+            },
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_icc_neighbours_are_apart(lab: Lab, family: int) -> None:
+    """Nor by the detour: a route to the neighbour by the gateway, or the neighbour's published port."""
+    address = lab.ip("shy", family)
+    closed = [*both(address, 80), *both(address, 81), ("icmp", address, 0)]
+    expect(lab, "sly", dict.fromkeys([*closed, *both(HOST[family], 8083)]))
+    lab.route("sly", address)
+    expect(lab, "sly", dict.fromkeys(closed))
+    expect(lab, "client", dict.fromkeys(both(HOST[family], 8083), f"shy {CLIENT[family]}"))
+    expect(lab, "api", dict.fromkeys(both(HOST[family], 8083), f"shy {lab.ip('api', family)}"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_internal_network_has_its_gateway_and_nothing_else(lab: Lab, family: int) -> None:
+    own = lab.gateway("inner", family)
+    for target in (CLIENT[family], HOST[family], lab.ip("web", family)):
+        lab.route("in1", target)
+    expect(
+        lab,
+        "in1",
+        {
+            **dict.fromkeys(both(own, 53), f"host {lab.ip('in1', family)}"),
+            ("icmp", own, 0): "pong",
+            **dict.fromkeys([*both(own, 7000), *both(own, 8080)]),
+            **dict.fromkeys([*both(HOST[family], 7000), *both(HOST[family], 8080), *both(HOST[family], 53)]),
+            **dict.fromkeys([*both(CLIENT[family], 80), ("icmp", CLIENT[family], 0)]),
+        },
+    )
+
+
+# --- going out -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_container_goes_out_behind_the_host(lab: Lab, family: int) -> None:
+    for source in ("api", "sly"):
+        expect(
+            lab,
+            source,
+            {
+                **dict.fromkeys(both(CLIENT[family], 80), f"client {HOST[family]}"),
+                ("icmp", CLIENT[family], 0): "pong",
+            },
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_routed_mode_a_container_has_its_own_address_outside(lab: Lab, family: int) -> None:
+    own = lab.ip("own", family)
+    expect(lab, "own", dict.fromkeys(both(CLIENT[family], 80), f"client {own}"))
+    expect(
+        lab,
+        "client",
+        {
+            **dict.fromkeys([*both(own, 80), *both(HOST[family], 8084)], f"own {CLIENT[family]}"),
+            ("icmp", own, 0): "pong",
+            **dict.fromkeys(both(own, 81)),
+        },
+    )
+    expect(
+        lab,
+        "api",
+        {
+            **dict.fromkeys(both(own, 80), f"own {lab.ip('api', family)}"),
+            ("icmp", own, 0): None,
+            **dict.fromkeys(both(own, 81)),
+        },
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_conntrack_cannot_place_does_not_leave_untranslated(lab: Lab, family: int) -> None:
+    stray = (
+        Ether(src=lab.mac("api"), dst=lab.mac_of_bridge("front"))
+        / network_layer(lab.ip("api", family), CLIENT[family])
+        / TCP(sport=41000, dport=80, flags="FA", seq=7, ack=9)
+    )
+    heard = lab.exchange("api", [stray], listener="client", last=CLIENT[family])
+    assert not [frame for frame in heard if TCP in frame and frame[TCP].sport == 41000]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_host_that_did_not_route_does_not_begin_to(lab: Lab, family: int) -> None:
+    transit = dict.fromkeys([*both(FAR[family], 80), ("icmp", FAR[family], 0)])
+    with lab.holding(firewall.closed(family)):
+        expect(lab, "client", transit)
+        expect(lab, "client", dict.fromkeys(both(HOST[family], 8080), f"web {CLIENT[family]}"))
+        expect(lab, "api", dict.fromkeys(both(FAR[family], 80), f"far {TOWARDS_FAR[family]}"))
+    expect(lab, "client", {("tcp", FAR[family], 80): f"far {CLIENT[family]}"})
+
+
+# --- martians --------------------------------------------------------------------------------------------
+
+
+def test_loopback_is_not_reached_from_the_wire(lab: Lab) -> None:
+    """Even where something else on the host has turned route_localnet on (moby #41872)."""
+    host = lab["host"]
+    for ifname in ("eth0", lab.bridge("front")):
+        host("write", f"/proc/sys/net/ipv4/conf/{ifname}/route_localnet", "1")
+    try:
+        for sender, ifname, source in (("client", "eth0", CLIENT4), ("api", lab.bridge("front"), None)):
+            frame = (
+                Ether(src=lab[sender].mac("eth0"), dst=host.mac(ifname))
+                / IP(src=source or lab.ip("api", 4), dst="127.0.0.1")
+                / TCP(sport=42000, dport=7000, flags="S")
+            )
+            heard = lab.exchange(sender, [frame], listener=sender, last=HOST4)
+            assert not [heard_ for heard_ in heard if TCP in heard_ and heard_[TCP].dport == 42000]
+    finally:
+        for ifname in ("eth0", lab.bridge("front")):
+            host("write", f"/proc/sys/net/ipv4/conf/{ifname}/route_localnet", "0")
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [("127.0.0.1", HOST4), ("::1", HOST6), (CLIENT6, "::1")],
+)
+def test_loopback_addresses_do_not_come_from_the_wire(lab: Lab, source: str, destination: str) -> None:
+    """Counted around the rule: for IPv4 the kernel has a guard of its own behind it, for IPv6 before."""
+    frame = (
+        Ether(src=lab["client"].mac("eth0"), dst=lab["host"].mac("eth0"))
+        / network_layer(source, destination)
+        / TCP(sport=42001, dport=7000, flags="S")
+    )
+    with lab.passing("tcp sport 42001", priority=-300) as passed:
+        lab.exchange("client", [frame, frame, frame], listener="client", last=HOST4)
+        assert passed() == (0 if ":" in source else 3, 0)
+
+
+# --- one text, loaded again ------------------------------------------------------------------------------
+
+
+def test_loading_the_rules_again_changes_nothing_and_interrupts_nothing(lab: Lab) -> None:
+    host = lab["host"]
+    before = host.run("nft", "list", "ruleset")
+    host.run("nft", "-f", "-", input=firewall.RULESET)
+    assert host.run("nft", "list", "ruleset") == before
+    assert f'"{firewall.VERSION}"' in host.run("nft", "list", "set", "inet", "netd", "version")
+    assert f'"{firewall.VERSION}"' in host.run("nft", "list", "set", "bridge", "netd", "version")
+
+
+def test_an_upgrade_replaces_rules_and_keeps_elements(lab: Lab) -> None:
+    """Rules that an older version, or anybody, left in the chains are gone; who is who is not forgotten."""
+    host = lab["host"]
+    before = host.run("nft", "list", "ruleset")
+    host.run("nft", "add", "rule", "inet", "netd", "forward", "drop")
+    host.run("nft", "flush", "set", "inet", "netd", "version")
+    expect(lab, "client", {("tcp", HOST4, 8080): f"web {CLIENT4}"})
+    host.run("nft", "-f", "-", input=firewall.RULESET)
+    assert host.run("nft", "list", "ruleset") == before
+
+
+# --- taking down -------------------------------------------------------------------------------------------
+
+
+def test_what_is_removed_leaves_no_element(lab: Lab) -> None:
+    """Also proves that every element the product makes can be added and deleted."""
+    host = lab["host"]
+    before, present = host.run("nft", "list", "ruleset"), lab.present
+    net = lab.network("brief", "10.89.9.0/24", "fd00:9::/64", gateway_mode=GatewayMode.ROUTED)
+    lab.container("passer", net, ports=[tcp(9000, 80), udp(9001, 80, ip_address(HOST4))])
+    expect(lab, "client", {("tcp", HOST4, 9000): f"passer {CLIENT4}"})
+    lab.change(present)
+    assert host.run("nft", "list", "ruleset") == before
+    expect(lab, "client", {("tcp", HOST4, 9000): None})
+
+
+def network_layer(source: str, destination: str) -> Packet:
+    kind = IPv6 if ":" in source else IP
+    return kind(src=source, dst=destination)
+
+
+def _is_redirect(frame: Packet) -> bool:
+    return (frame.haslayer("ICMP") and frame["ICMP"].type == 5) or frame.haslayer("ICMPv6ND_Redirect")
