@@ -120,6 +120,7 @@ class HostKernel:
 
     async def start(self) -> None:
         """Open sockets, load the rule set if needed. Raises `Unsupported`, `KernelError`."""
+        self._namespaces.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._rtnl = _Rtnl(self._wrote)
         await self._facts.start()
         await self._nft.start()
