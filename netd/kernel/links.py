@@ -227,7 +227,9 @@ class Links:
 
     def _create(self, wanted: Bridge | Veth) -> None:
         if isinstance(wanted, Bridge):
-            self._send(fastnl.bridge_create(wanted.name, wanted.mac, wanted.mtu, BIRTH_GROUP))
+            # One byte off: a bridge follows the smallest MTU of its ports until its own is changed,
+            # and setting what it already has would be no change (br_change_mtu). `_tag` sets it.
+            self._send(fastnl.bridge_create(wanted.name, wanted.mac, wanted.mtu ^ 1, BIRTH_GROUP))
             return
         descriptor = netns.open_checked(wanted.netns)
         try:
@@ -247,7 +249,8 @@ class Links:
             # Without a link-local address of its own: the bridge speaks for its ports, and a thousand
             # ports need not each probe for duplicates and join multicast groups.
             own_ipv6 = not isinstance(wanted, Veth)
-            self._send(fastnl.link_change(index, alias=alias, group=0, own_ipv6=own_ipv6))
+            change = fastnl.link_change(index, mtu=wanted.mtu, alias=alias, group=0, own_ipv6=own_ipv6)
+            self._send(change)
             self._give_altname(index, wanted)
         except (Refused, NetdError):
             self._send_removal(fastnl.link_delete(index))

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from netd import names
+
 
 @dataclass(frozen=True, slots=True)
 class Census:
@@ -51,7 +53,7 @@ def take(
         *_network(),
         *_nft(),
         *_mounts(),
-        *_cgroups(),
+        *_cgroups(directories),
         *_processes(processes_below),
         *_files(directories),
         *(_descriptors(descriptors_of) if descriptors_of is not None else ()),
@@ -116,24 +118,36 @@ def _mounts() -> Iterator[str]:
         yield f"mount {point} {kind} {source} {root}"
 
 
-def _cgroups() -> Iterator[str]:
-    """The control groups below any `netd` that are not plainly another PID namespace's.
+def _cgroups(directories: Iterable[str | Path]) -> Iterator[str]:
+    """The control groups of daemons whose run dir is one of `directories` (netd/runtime/local.py).
 
     /sys/fs/cgroup is one for all: the processes of somebody else's test show as pid 0 here.
     """
-    for top in {*Path("/sys/fs/cgroup").glob("netd"), *Path("/sys/fs/cgroup").glob("*/netd")}:
-        for path, _, _ in os.walk(top):
-            try:
-                members = Path(path, "cgroup.procs").read_text().split()
-            except OSError:
-                continue  # gone meanwhile
-            if "0" not in members and path != str(top):
-                yield f"cgroup {path}"
+    groups = {f"netd/{names.digest(str(Path(directory).resolve()), 12)}" for directory in directories}
+    for path in _walk(directory for group in groups for directory in _hierarchies(group)):
+        try:
+            members = (path / "cgroup.procs").read_text().split()
+        except OSError:
+            continue  # gone meanwhile
+        if "0" not in members:
+            yield f"cgroup {path}"
+
+
+def _hierarchies(group: str) -> Iterator[Path]:
+    """`group` in the unified tree and in each hierarchy of version 1."""
+    root = Path("/sys/fs/cgroup")
+    yield from (root.glob(group))
+    yield from (root.glob(f"*/{group}"))
+
+
+def _walk(directories: Iterable[Path]) -> Iterator[Path]:
+    for directory in directories:
+        yield from (Path(path) for path, _, _ in os.walk(directory))
 
 
 def _processes(below: int | None) -> Iterator[str]:
     parents: dict[int, int] = {}
-    names: dict[int, str] = {}
+    commands: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -142,12 +156,12 @@ def _processes(below: int | None) -> Iterator[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile
         pid = int(stat.split()[0])
-        names[pid] = stat[stat.index("(") + 1 : stat.rindex(")")]
+        commands[pid] = stat[stat.index("(") + 1 : stat.rindex(")")]
         parents[pid] = int(stat[stat.rindex(")") + 1 :].split()[1])
-    kernel_threads = {pid for pid in names if 2 in (pid, parents[pid]) and names.get(2) == "kthreadd"}
-    for pid in names.keys() - kernel_threads - {os.getpid()}:
+    kernel = {pid for pid in commands if 2 in (pid, parents[pid]) and commands.get(2) == "kthreadd"}
+    for pid in commands.keys() - kernel - {os.getpid()}:
         if below is None or below in _ancestors(pid, parents):
-            yield f"process {names[pid]}"
+            yield f"process {commands[pid]}"
 
 
 def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
@@ -157,8 +171,8 @@ def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
 
 def _files(directories: Iterable[str | Path]) -> Iterator[str]:
     for directory in directories:
-        for path, names, files in os.walk(directory):
-            yield from (f"file {path}/{name}" for name in names + files)
+        for path, folders, files in os.walk(directory):
+            yield from (f"file {path}/{name}" for name in folders + files)
 
 
 def _descriptors(pid: int) -> Iterator[str]:
