@@ -151,6 +151,10 @@ class Engine:
 
     # --- networks ---------------------------------------------------------------------------------
 
+    def switched(self) -> list[str]:
+        """The sysctls that netd has changed on this host, by path, and will change back."""
+        return self._forwarding.switched()
+
     def network(self, ref: str) -> Network:
         """See `View.network`."""
         return self.view.network(ref)

@@ -49,6 +49,10 @@ class Forwarding:
                 path = tuple(name.removeprefix(FACT).split("/"))
                 self._before[Sysctl(path, _wanted(path))] = value
 
+    def switched(self) -> list[str]:
+        """The sysctls that netd has changed on this host, by path, and will change back."""
+        return ["/".join(sysctl.path) for sysctl in self._before]
+
     def closed(self) -> frozenset[Element]:
         """The elements that must exist because netd turned forwarding on."""
         return frozenset(firewall.closed(family) for family in (4, 6) if self._switch(family) in self._before)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from netd import launch, names
 from netd.api import netd_pb2 as pb
+from netd.doctor import Check
 from netd.errors import Invalid
 from netd.events import Event
 from netd.launch import Attachment, Request
@@ -222,6 +223,12 @@ def event(value: Event) -> pb.Event:
         name=value.name,
         attributes=value.attributes,
     )
+
+
+def check(value: Check) -> pb.Check:
+    """One finding of the doctor; its levels have the numbers of the API's."""
+    level = pb.Check.Level.Name(int(value.level))
+    return pb.Check(name=value.name, level=level, detail=value.detail, remedy=value.remedy)
 
 
 def required(what: str, text: str) -> str:

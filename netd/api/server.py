@@ -27,13 +27,14 @@ import grpc
 import grpc.aio
 
 import netd
-from netd import launch
+from netd import doctor, launch
 from netd.api import convert, netd_pb2_grpc, streams
 from netd.api import netd_pb2 as pb
 from netd.containers import Containers
 from netd.engine import Engine
 from netd.errors import EXIT_CODE_METADATA, Invalid, NetdError
 from netd.events import Events
+from netd.kernel.ports import Survey
 from netd.registry import Record
 from netd.settings import Settings
 
@@ -97,11 +98,20 @@ def _one_line(text: str) -> str:
 class Service(netd_pb2_grpc.NetdServicer):
     """The methods of `netd.v1.Netd`; `netd.proto` says what each of them means."""
 
-    def __init__(self, *, engine: Engine, containers: Containers, events: Events, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        containers: Containers,
+        events: Events,
+        settings: Settings,
+        survey: Callable[[], Awaitable[Survey]],
+    ) -> None:
         self._engine = engine
         self._containers = containers
         self._events = events
         self._settings = settings
+        self._survey = survey
         self._started = time.time()
 
     async def Version(self, request: pb.VersionRequest, context: Context) -> pb.VersionReply:
@@ -115,6 +125,17 @@ class Service(netd_pb2_grpc.NetdServicer):
             node=platform.node(),
             libraries=_libraries(),
         )
+
+    async def Doctor(self, request: pb.DoctorRequest, context: Context) -> pb.DoctorReply:
+        view = self._engine.view
+        here = doctor.Circumstances(
+            settings=self._settings,
+            networks=view.networks.values(),
+            endpoints=len(view.endpoints),
+            switched=self._engine.switched(),
+        )
+        checks = doctor.examine(await self._survey(), here)
+        return pb.DoctorReply(checks=map(convert.check, checks))
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> None:
         with self._events.subscribe() as watcher:

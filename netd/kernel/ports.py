@@ -7,8 +7,8 @@ written here, and `tests/kernel` runs the same cases on both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from netd.errors import NetdError
@@ -47,6 +47,51 @@ class ApplyError(NetdError):
         super().__init__(str(cause))
         self.cause = cause
         self.done = tuple(done)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A base chain of somebody else's nftables table.
+
+    `drops` are the rules that drop or reject, here or in chains it leads to, as "CHAIN handle N";
+    `spares` is whether a rule accepts netd's bridges by name.
+    """
+
+    family: str
+    table: str
+    name: str
+    hook: str
+    policy: str = "accept"
+    drops: tuple[str, ...] = ()
+    spares: bool = False
+
+    def __str__(self) -> str:
+        return f"table {self.family} {self.table}, chain {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Facts about the host for `netd.doctor` (`netd.kernel.survey` collects them).
+
+    `lacking` are capabilities that the daemon needs and has not. `controllers` are cgroup controllers
+    with the version (1, 2) under which they can be used. `tried` and `libraries`: what the kernel said
+    when it was tried, "" for success; a library's version, "" where it cannot be loaded. `sysctls` are
+    by path below /proc/sys. `xtables` are commands that show a legacy table in use, `networkd` the
+    settings of systemd-networkd, `resolvers` those who hold port 53 of all addresses.
+    """
+
+    lacking: frozenset[str] = frozenset()
+    filesystems: frozenset[str] = frozenset()
+    namespaces: frozenset[str] = frozenset()
+    controllers: Mapping[str, int] = field(default_factory=dict)
+    tried: Mapping[str, str] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    chains: tuple[Chain, ...] = ()
+    xtables: tuple[str, ...] = ()
+    services: frozenset[str] = frozenset()
+    networkd: Mapping[str, str] = field(default_factory=dict)
+    resolvers: tuple[str, ...] = ()
 
 
 class Kernel(Protocol):

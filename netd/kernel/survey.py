@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import nftables
 from netd import firewall
 from netd.errors import NetdError
 from netd.kernel import fastnl, holder, netns
+from netd.kernel.ports import Chain, Survey
 from netd.model import Proto
 from netd.names import BRIDGE_PREFIX
 
@@ -47,53 +47,19 @@ SYSCTLS = (
 NETWORKD = Path("/etc/systemd/networkd.conf")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
-    """A base chain of somebody else's. `drops` are the rules that drop or reject, here or in chains it
-    leads to, as "CHAIN handle N"; `spares` is whether a rule accepts netd's bridges by name."""
-
-    family: str
-    table: str
-    name: str
-    hook: str
-    policy: str = "accept"
-    drops: tuple[str, ...] = ()
-    spares: bool = False
-
-    def __str__(self) -> str:
-        return f"table {self.family} {self.table}, chain {self.name}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
-    """The host. An empty text in `tried` and `libraries` means that it worked, or is not there."""
-
-    capabilities: frozenset[str] = frozenset()
-    filesystems: frozenset[str] = frozenset()
-    namespaces: frozenset[str] = frozenset()
-    controllers: Mapping[str, int]
-    tried: Mapping[str, str]
-    libraries: Mapping[str, str]
-    sysctls: Mapping[str, str]
-    chains: tuple[Chain, ...] = ()
-    xtables: tuple[str, ...] = ()
-    services: frozenset[str] = frozenset()
-    networkd: Mapping[str, str]
-    resolvers: tuple[str, ...] = ()
-
-
 async def survey() -> Survey:
-    """Look at everything, on a thread of its own."""
-    return await netns.on_thread(_survey, "survey")
+    """Look at everything, on threads of their own."""
+    tried = await netns.on_thread(_try, "probe")
+    return await netns.on_thread(lambda: _survey(tried), "survey")
 
 
-def _survey() -> Survey:
+def _survey(tried: Mapping[str, str]) -> Survey:
     return Survey(
-        capabilities=capabilities(_text("/proc/thread-self/status")),
+        lacking=lacking(_text("/proc/thread-self/status")),
         filesystems=frozenset(line.split()[-1] for line in _text("/proc/filesystems").splitlines()),
-        namespaces=frozenset(os.listdir("/proc/thread-self/ns")),
+        namespaces=frozenset(entry.name for entry in os.scandir("/proc/thread-self/ns")),
         controllers=controllers(_text("/proc/self/mountinfo"), Path("/")),
-        tried=_tried(),
+        tried=tried,
         libraries=_libraries(),
         sysctls={name: value for name in SYSCTLS if (value := _text(f"/proc/sys/{name}").strip())},
         chains=tuple(foreign_chains(_listed())),
@@ -115,11 +81,11 @@ def _text(path: str) -> str:
         return ""
 
 
-def capabilities(status: str) -> frozenset[str]:
-    """Those of `CAPABILITIES` that a /proc/PID/status says are effective."""
+def lacking(status: str) -> frozenset[str]:
+    """Those of `CAPABILITIES` that a /proc/PID/status does not call effective."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
     mask = int(found[1], 16) if found else 0
-    return frozenset(name for bit, name in CAPABILITIES.items() if mask >> bit & 1)
+    return frozenset(f"CAP_{name}" for bit, name in CAPABILITIES.items() if not mask >> bit & 1)
 
 
 def controllers(mountinfo: str, root: Path) -> Mapping[str, int]:
@@ -140,32 +106,26 @@ def controllers(mountinfo: str, root: Path) -> Mapping[str, int]:
 # --- tried out ------------------------------------------------------------------------------------
 
 
-def _tried() -> dict[str, str]:
-    """What the kernel says to a bridge, a veth pair and netd's rules, in a namespace of this thread.
+def _try() -> dict[str, str]:
+    """What the kernel says to a bridge, a veth pair and netd's rules, in a namespace of its own.
 
-    The thread stays in it: everything that looks at the host has to come from another one, or before.
+    For a thread that ends afterwards: it stays in that namespace.
     """
-    results: dict[str, str] = {}
-
-    def body() -> None:
-        if ctypes.CDLL(None, use_errno=True).unshare(netns.CLONE_NEWNET) < 0:
-            results["network namespace"] = os.strerror(ctypes.get_errno())
-            return
-        results["network namespace"] = ""
+    if ctypes.CDLL(None, use_errno=True).unshare(netns.CLONE_NEWNET) < 0:
+        return {"network namespace": os.strerror(ctypes.get_errno())}
+    bridge = fastnl.bridge_create("probe0", "02:00:00:00:00:01", 1500, 0)
+    own = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        veth = fastnl.veth_create("probe1", 1500, 0, "probe2", "02:00:00:00:00:02", own)
         with fastnl.Socket() as link:
-            own = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                for kind, message in (
-                    ("bridge", fastnl.bridge_create("probe0", "02:00:00:00:00:01", 1500, 0)),
-                    ("veth", fastnl.veth_create("probe1", 1500, 0, "probe2", "02:00:00:00:00:02", own)),
-                ):
-                    results[kind] = _refusal(link, message)
-            finally:
-                os.close(own)
-        results["nftables rules"] = _rules_refused()
-
-    netns.blocking(body, "probe")
-    return results
+            return {
+                "network namespace": "",
+                "bridge": _refusal(link, bridge),
+                "veth": _refusal(link, veth),
+                "nftables rules": _rules_refused(),
+            }
+    finally:
+        os.close(own)
 
 
 def _refusal(link: fastnl.Socket, message: bytes) -> str:
@@ -293,7 +253,7 @@ def _services() -> Iterator[str]:
 
 
 def _processes() -> Iterator[str]:
-    return (name for name in os.listdir("/proc") if name.isdecimal())
+    return (entry.name for entry in os.scandir("/proc") if entry.name.isdecimal())
 
 
 def _networkd() -> dict[str, str]:
@@ -308,4 +268,4 @@ def _resolvers() -> Iterator[str]:
     for proto in Proto:
         for address, inode in holder.sockets(proto, 53):
             if address.is_unspecified:
-                yield f"{holder.owner(inode)} on {address} {proto}"
+                yield f"{holder.owner(inode)} on {address} port 53/{proto}"

@@ -14,10 +14,16 @@ from pathlib import Path
 
 from netd import names
 from netd.errors import AlreadyExists, InUse, Invalid, NetdError, NotFound
+from netd.kernel.ports import Survey
 from netd.model import Endpoint, Netns, Network, NetworkRequest, PortMapping, Sandbox, Subnet, Want
 from netd.runtime.spec import ContainerSpec, Frame, LogEntry, Process, Status
 from netd.store.base import Attached, Put, Write
 from netd.view import View
+
+
+async def no_survey() -> Survey:
+    """A host of which nothing is known."""
+    return Survey()
 
 
 class Faults:

@@ -24,7 +24,7 @@ from netd.errors import AlreadyExists
 from netd.events import Events
 from netd.model import Network, NetworkRequest
 from netd.settings import Settings
-from tests.unit.paper import PaperEngine, PaperKernel, PaperRuntime, PaperStore
+from tests.unit.paper import PaperEngine, PaperKernel, PaperRuntime, PaperStore, no_survey
 
 
 class ThinEngine(PaperEngine):
@@ -75,6 +75,7 @@ async def house(path: Path, group: int | None = None) -> AsyncIterator[House]:
         containers=containers,
         events=events,
         settings=settings,
+        survey=no_survey,
     )
     server = Server(service, settings.socket, group)
     await server.start()

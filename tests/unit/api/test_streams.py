@@ -19,7 +19,7 @@ from netd.containers import Containers
 from netd.events import Events
 from netd.runtime.spec import Frame
 from netd.settings import Settings
-from tests.unit.paper import PaperAttached, PaperEngine, PaperKernel, PaperRuntime, PaperStore
+from tests.unit.paper import PaperAttached, PaperEngine, PaperKernel, PaperRuntime, PaperStore, no_survey
 
 
 class House:
@@ -52,6 +52,7 @@ async def house(path: Path) -> AsyncIterator[House]:
         containers=containers,
         events=events,
         settings=settings,
+        survey=no_survey,
     )
     server = Server(service, settings.socket, None)
     await server.start()

@@ -1,0 +1,50 @@
+"""`netd daemon`: the daemon in the foreground, for systemd, a container or a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from netd import logs
+from netd.settings import load
+
+
+@click.command()
+@click.option("--state-dir", metavar="DIR", help="Definitions that survive a reboot.  [/var/lib/netd]")
+@click.option("--run-dir", metavar="DIR", help="Socket, lock and live state.  [/run/netd]")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Settings in TOML.  [/etc/netd/netd.toml, where it exists]",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log on stderr.  [text]")
+@click.option("--log-level", type=click.Choice(logs.LEVELS), help="Least level that is logged.  [info]")
+def daemon(
+    state_dir: str | None,
+    run_dir: str | None,
+    config: Path | None,
+    log_format: str | None,
+    log_level: str | None,
+) -> None:
+    """Run the daemon in the foreground; it logs to standard error.
+
+    SIGTERM, SIGINT and SIGHUP end it. Containers, networks and published ports go on without it, and
+    the next start takes them over.
+    """
+    # Read by grpc when it is imported; its fork handlers can deadlock (grpc #22624) and netd never forks.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    flags = {
+        "state_dir": state_dir,
+        "run_dir": run_dir,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    settings = load(config, flags)
+    logs.configure(settings.log_format, settings.log_level)
+    from netd.app import serve
+
+    asyncio.run(serve(settings))
