@@ -25,11 +25,15 @@ help:
 	@echo 'make lock    pin the dependencies that are installed now'
 	@echo 'make clean   remove what the targets above made'
 
-venv: $(VENV)/.ready
+venv: $(VENV)/.ready $(if $(shell command -v cc),cni/netd-cni)
 $(VENV)/.ready: pyproject.toml .ci/constraints.txt .ci/venv .ci/packages Makefile
 	.ci/packages $(PACKAGES) $(TOOLS) $(PYTHON_PACKAGES)
 	.ci/venv $(VENV) $(PYTHON)
 	@touch $@
+
+# The CNI entrypoint for hosts without Python; where no compiler is, cni/netd_cni/main.py serves.
+cni/netd-cni: cni/shim.c
+	cc -O2 -s -static -o $@ $< || cc -O2 -s -o $@ $< # the latter where libc comes without its archive
 
 demo: venv
 	$(BIN)/python -m tests.demo
@@ -57,5 +61,5 @@ lock: venv
 	mv .ci/constraints.new .ci/constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) cni/netd-cni build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find netd cni dns tests -name __pycache__ -type d -prune -exec rm -rf {} +
