@@ -48,10 +48,11 @@ class Connection:
 
     async def receive(self) -> Frame | None:
         """The next frame; None when the monitor is gone."""
+        loop = asyncio.get_running_loop()
         try:
-            packet = await asyncio.get_running_loop().sock_recv(self._socket, wire.MAXIMUM)
-        except ConnectionResetError:
-            return None
+            packet = await loop.sock_recv(self._socket, wire.MAXIMUM)
+        except ConnectionResetError:  # see `wire.receive`
+            packet = await loop.sock_recv(self._socket, wire.MAXIMUM)
         return wire.unpack(packet) if packet else None
 
     async def expect(self, *kinds: str) -> Frame:

@@ -22,6 +22,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from netd.runtime import syscalls
+
 _TOP = frozenset(["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "var"])
 _TOP_EMPTY = frozenset(["boot", "dev", "home", "media", "mnt", "proc", "root", "run", "srv", "sys", "tmp"])
 _VAR = frozenset(["lib", "run", "lock"])
@@ -46,10 +48,19 @@ class Hidden(NamedTuple):
     gone: bool
 
 
-class View:
-    """Decides what to hide; kept by the launcher, which shares the host's mount namespace."""
+def root_file_system() -> str:
+    """A path at which the host's root file system is seen as the overlay will see it: by itself.
 
-    def __init__(self, root: str = "/") -> None:
+    What is mounted on it hides directories that the overlay shows, and those must be looked at. The
+    descriptor behind the path stays open.
+    """
+    return f"/proc/self/fd/{syscalls.open_tree(syscalls.AT_FDCWD, '/')}"
+
+
+class View:
+    """Decides what to hide in the root file system that is seen at `root`."""
+
+    def __init__(self, root: str) -> None:
         self._root = root
         self._scanned = -_FRESH
         self._private: list[Hidden] = []
@@ -83,7 +94,7 @@ class View:
 
     def _unreadable(self, top: str, depth: int) -> Iterator[Hidden]:
         try:
-            entries = os.scandir(self._root + top.lstrip("/") if self._root == "/" else self._root + top)
+            entries = os.scandir(self._root + top)
         except (FileNotFoundError, NotADirectoryError):
             return
         with entries:
@@ -116,8 +127,8 @@ def _outermost(paths: Iterable[Hidden]) -> list[Hidden]:
     return list(kept.values())
 
 
-def conceal(upper: int, paths: Iterable[Hidden], root: str = "/") -> None:
-    """Mark `paths` hidden in the empty upper directory `upper` of an overlay over `root`."""
+def conceal(upper: int, paths: Iterable[Hidden], root: str) -> None:
+    """Mark `paths` hidden in the empty upper directory `upper` of an overlay over what is at `root`."""
     made: set[str] = set()
     for path, gone in paths:
         parent = ""

@@ -89,7 +89,7 @@ def first_process(
         # Should the monitor die, nobody would know the exit code or read the output: the container ends too.
         syscalls.die_with_parent(signal.SIGKILL)
         syscalls.not_dumpable()
-        syscalls.set_name("netd-init")
+        syscalls.set_title("netd-init")
         os.setsid()
         terminal, root = _make_world(spec, directory, hidden, channel)
         command = os.fork()

@@ -38,7 +38,7 @@ class Launcher:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._hierarchy = cgroup.find()
-        self._view = host.View()
+        self._view = host.View(host.root_file_system())
         self._highest = capabilities.last()
         self._possible = capabilities.possible()
         self._filters: dict[frozenset[str], bytes] = {}
@@ -140,7 +140,8 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     syscalls.not_dumpable()
-    syscalls.set_name("netd-launcher")
+    syscalls.set_title("netd-launcher")
+    syscalls.close_all_but((0, 1, 2))
     control = socket.socket(fileno=os.dup(0))
     try:
         launcher = Launcher(control)

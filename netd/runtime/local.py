@@ -20,7 +20,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
@@ -48,7 +47,7 @@ class LocalRuntime:
         self._containers = run_dir / "containers"
         self._hide = (str(run_dir), *hide)
         self._groups = f"netd/{digest(str(run_dir.resolve()), 12)}"
-        self._launcher: subprocess.Popen[bytes] | None = None
+        self._launcher = 0
         self._control: socket.socket | None = None
         self._starting = asyncio.Lock()
         self._hierarchy: cgroup.Hierarchy | None = None
@@ -66,22 +65,14 @@ class LocalRuntime:
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._launcher is not None:
-            await asyncio.to_thread(self._launcher.wait)
-            self._launcher = None
+        if self._launcher:
+            await asyncio.to_thread(os.waitpid, self._launcher, 0)
+            self._launcher = 0
 
     async def _spawn(self) -> None:
         ours, theirs = wire.pair()
-        # Of the environment only what an interpreter may need to find its libraries: this one is PID 1's too.
-        kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
         with theirs:
-            # Not asyncio's: its child watcher would start a thread to wait for it. This returns at the exec.
-            self._launcher = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-I", "-m", LAUNCHER],
-                stdin=theirs.fileno(),
-                start_new_session=True,
-                env=kept | {"LC_ALL": "C.UTF-8"},
-            )
+            self._launcher = _start_launcher(theirs.fileno())
         self._control = ours
         try:
             await Connection(ours).expect("ready")
@@ -291,6 +282,23 @@ class LocalRuntime:
         if not (directory / record.SPEC).exists():
             raise NotFound(f"no container {id}")
         return directory
+
+
+def _start_launcher(control: int) -> int:
+    """Start the launcher with `control` as its standard input; returns its pid.
+
+    posix_spawn returns when the program is executed, a millisecond later; asyncio's way would start a
+    thread to wait for its end.
+    """
+    # Of the environment only what an interpreter may need to find its libraries: this one is PID 1's too.
+    kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-m", LAUNCHER],
+        kept | {"LC_ALL": "C.UTF-8"},
+        file_actions=[(os.POSIX_SPAWN_DUP2, control, 0)],
+        setsid=True,  # a ^C at the daemon's terminal is not for it
+    )
 
 
 def _furnish(directory: Path, spec: ContainerSpec) -> None:

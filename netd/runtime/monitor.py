@@ -107,7 +107,7 @@ def keep_container(
     reply: socket.socket,
 ) -> None:
     """Make a container, say so, and stay until it has ended."""
-    syscalls.set_name(f"netd:{request.spec.id}")
+    syscalls.set_title(f"netd-monitor {request.spec.id}")
     directory = _settle(request.directory)
     group = hierarchy.group(request.group)
     try:
@@ -160,7 +160,7 @@ def keep_exec(
     request: wire.Entry, confinement: init.Confinement, hierarchy: cgroup.Hierarchy, reply: socket.socket
 ) -> None:
     """Start a process in a container, and stay until it has ended."""
-    syscalls.set_name(f"netd-exec:{request.spec.id}")
+    syscalls.set_title(f"netd-exec {request.spec.id}")
     _settle(request.directory)
     try:
         pidfd = os.pidfd_open(request.init.pid)

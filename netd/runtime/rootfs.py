@@ -91,7 +91,7 @@ def _overlay(rootfs: str, scratch: int, hidden: Sequence[host.Hidden]) -> int:
     lower = "/"
     if rootfs == "host":
         upper = os.open("upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=scratch)
-        host.conceal(upper, hidden)
+        host.conceal(upper, hidden, host.root_file_system())
         os.close(upper)
     else:
         # By descriptor: an option string has no way to say a path with a comma or a colon.

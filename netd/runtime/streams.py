@@ -228,8 +228,7 @@ class Carrier:
 
     def _read_client(self, client: Client) -> None:
         try:
-            packet = client.socket.recv(wire.MAXIMUM)
-            frame = wire.unpack(packet) if packet else None
+            frame = wire.receive(client.socket)
         except BlockingIOError:
             return
         except (OSError, ValueError):

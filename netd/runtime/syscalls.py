@@ -14,6 +14,8 @@ import ctypes
 import os
 import platform
 import struct
+from functools import cache
+from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -176,9 +178,26 @@ def close_all_but(keep: tuple[int, ...]) -> None:
         low = fd + 1
 
 
-def set_name(name: str) -> None:
-    """What `ps` and /proc/PID/comm show; 15 bytes."""
-    _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+def set_title(title: str) -> None:
+    """What `ps` shows, and as far as 15 bytes go also `top` and /proc/PID/comm.
+
+    Written over the arguments where the kernel placed them (fields 48 and 49 of /proc/PID/stat; proc(5));
+    PR_SET_MM_ARG_START would want CAP_SYS_RESOURCE. Without it a container would be shown the host's
+    command line, paths and all, as its process 1.
+    """
+    start, length = _arguments()
+    text = title.encode()[: length - 1]
+    ctypes.memset(start, 0, length)
+    ctypes.memmove(start, text, len(text))
+    _libc.prctl(_PR_SET_NAME, title.encode()[:15], 0, 0, 0)
+
+
+@cache
+def _arguments() -> tuple[int, int]:
+    """(address, length); found once by the launcher, since inside a container /proc may not tell."""
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    return start, end - start
 
 
 def die_with_parent(signal: int) -> None:

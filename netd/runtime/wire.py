@@ -100,11 +100,12 @@ def send(channel: socket.socket, frame: Frame, fds: tuple[int, ...] = ()) -> Non
 
 
 def receive(channel: socket.socket) -> Frame | None:
-    """The next frame, blocking; None when the peer is gone."""
+    """The next frame; None when the peer is gone."""
     try:
         packet = channel.recv(MAXIMUM)
     except ConnectionResetError:
-        return None
+        # The kernel tells first that the peer left something unread, and then what it had sent.
+        packet = channel.recv(MAXIMUM)
     return unpack(packet) if packet else None
 
 
@@ -115,7 +116,10 @@ def receive_ready(channel: socket.socket) -> tuple[Frame | None, tuple[int, ...]
     only knows its number inside the container.
     """
     space = socket.CMSG_SPACE(8 * array.array("i").itemsize) + socket.CMSG_SPACE(struct.calcsize("3i"))
-    packet, ancillary, _, _ = channel.recvmsg(MAXIMUM, space, socket.MSG_CMSG_CLOEXEC)
+    try:
+        packet, ancillary, _, _ = channel.recvmsg(MAXIMUM, space, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # see `receive`
+        packet, ancillary, _, _ = channel.recvmsg(MAXIMUM, space, socket.MSG_CMSG_CLOEXEC)
     fds, pid = array.array("i"), 0
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
