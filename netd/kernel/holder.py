@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -66,16 +67,15 @@ def _overlap(held: IPAddress, wanted: IPAddress | None) -> bool:
 
 def _descriptors() -> Iterator[tuple[int, str]]:
     """(pid, socket inode) of every open socket of every process that we may look into."""
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        try:
-            for descriptor in os.scandir(f"/proc/{entry.name}/fd"):
-                target = os.readlink(descriptor.path)  # noqa: PTH115 - a Path each would double the time
-                if target.startswith("socket:["):
-                    yield int(entry.name), target[8:-1]
-        except OSError:
-            continue  # it ended meanwhile
+    # Names and strings, not Path objects: there may be a hundred thousand descriptors.
+    for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
+        directory = f"/proc/{pid}/fd"
+        with suppress(OSError):  # it ended meanwhile
+            for descriptor in os.listdir(directory):  # noqa: PTH208
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    target = os.readlink(f"{directory}/{descriptor}")  # noqa: PTH115
+                    if target.startswith("socket:["):
+                        yield int(pid), target[8:-1]
 
 
 def _command(pid: int) -> str:

@@ -1,0 +1,266 @@
+"""Batching, splitting and reading back, without nftables. (tests/kernel/test_nft.py has the real one.)"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
+
+from netd import firewall
+from netd.errors import AlreadyExists, Invalid, KernelError, Unavailable
+from netd.kernel import nft
+from netd.objects import Add, Change, Element, Remove, Up
+
+NAT = Element("inet", "nat", ("nd-1",))
+WEB = Element("inet", "any4", ("tcp", 8080), (IPv4Address("10.89.0.2"), 80))
+
+
+class Library:
+    """libnftables as far as elements go: a transaction adds and deletes them, or none of them."""
+
+    def __init__(self) -> None:
+        self.elements: dict[str, str] = {}
+        self.transactions: list[list[str]] = []
+        self.threads: set[int] = set()
+        self.entered = threading.Event()
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def set_json_output(self, val: bool) -> bool:
+        """Accepted; only versions are asked for in JSON here."""
+        return val
+
+    def cmd(self, command: str) -> tuple[int, str, str]:
+        """Carry out one buffer of commands."""
+        self.threads.add(threading.get_ident())
+        if command.startswith("list set"):
+            listed = {"nftables": [{"set": {"elem": [firewall.VERSION]}}]}
+            return 0, json.dumps(listed), ""
+        if command.startswith("get"):
+            key = command.partition("element ")[2].partition(" }")[0]
+            if key not in self.elements:
+                return 1, "", "Error: Could not process rule: No such file or directory"
+            return 0, f"elements = {{ {key.partition('{ ')[2]}{self.elements[key]} }}", ""
+        self.entered.set()
+        self.hold.wait(5)
+        self.transactions.append(command.split("\n"))
+        return self._transact(command.split("\n"))
+
+    def _transact(self, commands: list[str]) -> tuple[int, str, str]:
+        before = dict(self.elements)
+        for command in commands:
+            verb, _, rest = command.partition(" element ")
+            key, _, value = rest.removesuffix(" }").partition(" : ")
+            value = f" : {value}" if value else ""
+            if verb == "add" and self.elements.get(key, value) == value:
+                self.elements[key] = value
+            elif verb == "delete" and key in self.elements:
+                del self.elements[key]
+            else:
+                self.elements = before
+                reason = errno.EEXIST if verb == "add" else errno.ENOENT
+                words = {errno.EEXIST: "File exists", errno.ENOENT: "No such file or directory"}[reason]
+                return 1, "", f"Error: Could not process rule: {words}\n{command}\n^^^^"
+        return 0, "", ""
+
+
+def with_nft(monkeypatch: pytest.MonkeyPatch, test: Callable[[nft.Nft, Library], Awaitable[None]]) -> Library:
+    library = Library()
+    monkeypatch.setattr("nftables.Nftables", lambda: library)
+
+    async def body() -> None:
+        tables = nft.Nft(lambda number: None)
+        await tables.start()
+        try:
+            await test(tables, library)
+        finally:
+            await tables.close()
+
+    asyncio.run(body())
+    return library
+
+
+def element(number: int) -> Element:
+    return Element("inet", "any4", ("udp", 1000 + number), (IPv4Address("10.89.0.2"), 53))
+
+
+def test_what_waits_while_a_transaction_runs_goes_together_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(tables: nft.Nft, library: Library) -> None:
+        library.hold.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(tables.apply([Add(NAT)]))
+            await asyncio.to_thread(library.entered.wait, 5)
+            for number in range(64):
+                group.create_task(tables.apply([Add(element(number))]))
+            await asyncio.sleep(0)
+            library.hold.set()
+
+    library = with_nft(monkeypatch, test)
+    assert [len(transaction) for transaction in library.transactions] == [1, 64]
+    assert len(library.threads) == 1
+
+
+def test_a_guilty_request_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    thief = Element("inet", "any4", WEB.item, (IPv4Address("10.89.0.9"), 80))
+
+    async def test(tables: nft.Nft, library: Library) -> None:
+        await tables.apply([Add(WEB)])
+        calls = [tables.apply([Add(element(number))]) for number in range(9)]
+        calls.insert(5, tables.apply([Add(NAT), Add(thief)]))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        (failure,) = [result for result in results if result is not None]
+        assert failure is results[5]
+        assert isinstance(failure, AlreadyExists)
+        assert "8080" in str(failure)
+        assert "10.89.0.2 . 80" in str(failure)
+
+    library = with_nft(monkeypatch, test)
+    assert len(library.elements) == 10, "the guilty request changed nothing, its neighbours all they asked"
+
+
+def test_deleting_what_is_not_there_is_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(tables: nft.Nft, library: Library) -> None:
+        await tables.apply([Add(WEB)])
+        await tables.apply([Remove(NAT), Remove(WEB), Remove(element(1)), Add(element(2))])
+
+    library = with_nft(monkeypatch, test)
+    assert list(library.elements) == ["inet netd any4 { udp . 1002"]
+
+
+def test_a_change_is_one_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Element("inet", "any4", WEB.item, (IPv4Address("10.89.0.3"), 81))
+
+    async def test(tables: nft.Nft, library: Library) -> None:
+        await tables.apply([Add(WEB)])
+        await tables.apply([Change(WEB, new)])
+
+    library = with_nft(monkeypatch, test)
+    assert library.transactions[-1] == [
+        "delete element inet netd any4 { tcp . 8080 }",
+        "add element inet netd any4 { tcp . 8080 : 10.89.0.3 . 81 }",
+    ]
+
+
+def test_a_bad_element_never_reaches_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(tables: nft.Nft, library: Library) -> None:
+        with pytest.raises(Invalid):
+            await tables.apply([Add(Element("inet", "nat", ('" }; flush ruleset; {',)))])
+
+    assert with_nft(monkeypatch, test).transactions == []
+
+
+def test_a_batch_is_bounded_but_a_request_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft, "BATCH", 3)
+
+    async def test(tables: nft.Nft, library: Library) -> None:
+        wanted = [
+            [Add(element(10 * number + n)) for n in range(size)] for number, size in enumerate([2, 2, 7])
+        ]
+        await asyncio.gather(*(tables.apply(ops) for ops in wanted))
+
+    assert [len(each) for each in with_nft(monkeypatch, test).transactions] == [2, 2, 7]
+
+
+def test_a_cancelled_caller_waits_for_its_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(tables: nft.Nft, library: Library) -> None:
+        library.hold.clear()
+        async with asyncio.TaskGroup() as group:
+            caller = group.create_task(tables.apply([Add(NAT)]))
+            await asyncio.to_thread(library.entered.wait, 5)
+            caller.cancel()
+            await asyncio.sleep(0)
+            assert not caller.done()
+            library.hold.set()
+            await asyncio.wait([caller])
+            assert caller.cancelled()
+        assert list(library.elements) == ['inet netd nat { "nd-1"']
+
+    with_nft(monkeypatch, test)
+
+
+def test_after_close_everything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(tables: nft.Nft, library: Library) -> None:
+        await tables.close()
+        with pytest.raises(Unavailable):
+            await tables.apply([Add(NAT)])
+        with pytest.raises(Unavailable):
+            await tables.elements()
+
+    with_nft(monkeypatch, test)
+
+
+def test_only_elements_are_taken() -> None:
+    with pytest.raises(TypeError):
+        list(nft.commands(Add(Up("eth0"))))
+
+
+def listing(*items: Any) -> str:
+    return json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *items]})
+
+
+def test_a_listing_is_read_back_as_it_was_asked_for() -> None:
+    mac = "02:42:0a:59:00:02"
+    listed = listing(
+        {"set": {"family": "inet", "table": "netd", "name": "nat", "elem": ["nd-1"]}},
+        {
+            "map": {
+                "family": "inet",
+                "table": "netd",
+                "name": "any4",
+                "elem": [[{"concat": ["tcp", 8080]}, {"concat": ["10.89.0.2", 80]}]],
+            }
+        },
+        {
+            "set": {
+                "family": "bridge",
+                "table": "netd",
+                "name": "target6",
+                "elem": [{"concat": ["ve-1", mac, "0xfe800000000000000000000000000002"]}],
+            }
+        },
+        {"set": {"family": "inet", "table": "netd", "name": "routed"}},
+    )
+    target = Element("bridge", "target6", ("ve-1", mac, IPv6Address("fe80::2")))
+    assert set(nft.parse(listed)) == {NAT, WEB, target}
+
+
+def test_what_netd_cannot_have_written_is_left_out() -> None:
+    listed = listing(
+        {"set": {"family": "inet", "table": "netd", "name": "version", "elem": ["0a1b2c"]}},
+        {"set": {"family": "inet", "table": "netd", "name": "added_by_hand", "elem": ["x"]}},
+        {"set": {"family": "inet", "table": "other", "name": "nat", "elem": ["eth0"]}},
+        {"set": {"family": "inet", "table": "netd", "name": "gateways4", "elem": [{"prefix": {"len": 8}}]}},
+        {"set": {"family": "inet", "table": "netd", "name": "nat", "elem": [{"elem": {"val": "nd-1"}}]}},
+    )
+    assert set(nft.parse(listed)) == {NAT}
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        ("Error: Could not process rule: File exists\nadd element ...\n^^^^", errno.EEXIST),
+        ("internal:0:0-0: Error: Could not process rule: No such file or directory\n", errno.ENOENT),
+        ("Error: syntax error, unexpected string", errno.EINVAL),
+        ("", errno.EINVAL),
+    ],
+)
+def test_words_of_libnftables_become_an_errno(
+    monkeypatch: pytest.MonkeyPatch, problem: str, code: int
+) -> None:
+    async def test(tables: nft.Nft, library: Library) -> None:
+        monkeypatch.setattr(library, "cmd", lambda command: (1, "", problem))
+        with pytest.raises(KernelError) as caught:
+            await tables.apply([Add(NAT)])
+        assert caught.value.errno == code
+        assert "nd-1" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    with_nft(monkeypatch, test)

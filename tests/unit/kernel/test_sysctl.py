@@ -1,0 +1,54 @@
+"""Which sysctl paths and values are let through. (Writing is tested in tests/kernel/test_links.py.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from netd.errors import Invalid
+from netd.kernel import sysctl
+from netd.objects import Sysctl
+
+
+def test_a_path_is_below_proc_sys_net() -> None:
+    path = ("net", "ipv6", "conf", "eth0.100", "accept_ra")
+    assert sysctl.path_of(path) == Path("/proc/sys/net/ipv6/conf/eth0.100/accept_ra")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (),
+        ("net",),
+        ("kernel", "core_pattern"),
+        ("net", "..", "kernel", "core_pattern"),
+        ("net", ".", "ipv4"),
+        ("net", "../kernel/core_pattern"),
+        ("net", "ipv4/../../kernel/core_pattern"),
+        ("net", "", "ipv4"),
+        ("net", "ipv4\n"),
+        ("net", "ipv4\0"),
+        ("net", "x" * 65),
+    ],
+)
+def test_anything_else_is_refused(path: tuple[str, ...]) -> None:
+    with pytest.raises(Invalid, match="net/"):
+        sysctl.path_of(path)
+
+
+@pytest.mark.parametrize("value", ["", "1\n2", "1;reboot", "x" * 300, "\0"])
+def test_odd_values_are_refused_before_anything_is_opened(value: str) -> None:
+    with pytest.raises(Invalid, match="net/ipv4/no_such_sysctl"):
+        sysctl.write(Sysctl(("net", "ipv4", "no_such_sysctl"), value))
+
+
+def test_what_does_not_exist_reads_as_none() -> None:
+    assert sysctl.read(("net", "ipv4", "no_such_sysctl")) is None
+
+
+def test_blanks_in_a_value_are_normalised() -> None:
+    value = sysctl.read(("net", "ipv4", "ip_local_port_range"))
+    assert value is not None
+    first, last = value.split(" ")
+    assert int(first) < int(last)
