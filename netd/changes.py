@@ -87,13 +87,13 @@ class Changes:
         # The network is committed by now: an intent that stays behind is recognised as fulfilled.
         await self._store.live(Delete(Table.INTENT, network.id))
 
-    async def remove_network(self, network: Network, also: Sequence[Write] = ()) -> None:
-        """To nothing, or an error after which the same can be asked again. `also` commits with it."""
+    async def remove_network(self, network: Network) -> None:
+        """To nothing, or an error after which the same can be asked again."""
         await self._store.live(Put(Table.INTENT, network.id, Intent(network_before=network)))
         await self._feed.network_removed(network)
         await self._take_down(compile.network(network))
         await self._store.define(Delete(Table.NETWORK, network.id))
-        await self._store.live(*also, Delete(Table.INTENT, network.id))
+        await self._store.live(Delete(Table.INTENT, network.id))
 
     async def make(
         self, before: Attached | None, after: Attached, networks: Networks, also: Sequence[Write] = ()
@@ -104,12 +104,11 @@ class Changes:
         """
         name = after.sandbox.id
         old = objects(before, networks)
-        added, removed = _port_changes(before, after)
         steps = Undo()
         try:
             await self._intend(name, Intent(before=before, after=after), steps)
             await self._apply(plan(objects(after, networks), old), steps)
-            await self._publishing.flush(added)
+            await self._publishing.flush(_moved(before, after))
             steps.push(self._feed.sandbox_changed, after.sandbox, before.endpoints if before else ())
             await self._feed.sandbox_changed(after.sandbox, after.endpoints)
             await self._store.live(*_writes(before, after), *also, Delete(Table.INTENT, name))
@@ -117,14 +116,15 @@ class Changes:
             await self._back(steps)
             raise
         self._publishing.lead(after, networks)
-        await self._forget(after, removed)
+        gone = [port for port in before.sandbox.ports if port not in after.sandbox.ports] if before else []
+        await self._forget(after, gone)
 
-    async def remove(self, before: Attached, networks: Networks, also: Sequence[Write] = ()) -> None:
-        """To nothing, or an error after which the same can be asked again. `also` commits with it."""
+    async def remove(self, before: Attached, networks: Networks) -> None:
+        """To nothing, or an error after which the same can be asked again."""
         await self._store.live(Put(Table.INTENT, before.sandbox.id, Intent(before=before)))
         await self._feed.sandbox_changed(before.sandbox, ())
         await self._take_down(objects(before, networks))
-        await self._store.live(*erased(before), *also, Delete(Table.INTENT, before.sandbox.id))
+        await self._store.live(*_erased(before), Delete(Table.INTENT, before.sandbox.id))
         await self._forget(before, before.sandbox.ports)
 
     async def _intend(self, key: str, intent: Intent, steps: Undo) -> None:
@@ -166,7 +166,7 @@ def objects(attached: Attached | None, networks: Networks) -> frozenset[KernelOb
     return compile.sandbox(attached.sandbox, attached.endpoints, networks)
 
 
-def erased(attached: Attached) -> list[Write]:
+def _erased(attached: Attached) -> list[Write]:
     """The writes after which the store does not know an attachment."""
     return [
         Delete(Table.SANDBOX, attached.sandbox.id),
@@ -184,10 +184,9 @@ def _writes(before: Attached | None, after: Attached) -> list[Write]:
     return writes
 
 
-def _port_changes(
-    before: Attached | None, after: Attached
-) -> tuple[tuple[PortMapping, ...], tuple[PortMapping, ...]]:
-    """Which ports are new in `after`, and which are gone."""
-    old = before.sandbox.ports if before else ()
-    new = after.sandbox.ports
-    return tuple(p for p in new if p not in old), tuple(p for p in old if p not in new)
+def _moved(before: Attached | None, after: Attached) -> tuple[PortMapping, ...]:
+    """The ports that may lead elsewhere in `after`: new ones, and all where the endpoints changed."""
+    ports = after.sandbox.ports
+    if before is None or before.endpoints != after.endpoints:
+        return ports
+    return tuple(port for port in ports if port not in before.sandbox.ports)

@@ -34,6 +34,7 @@ from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, 
 from netd.ports import show
 from netd.publishing import Publishing
 from netd.reconcile import Reconciler
+from netd.relay import Bind, bind
 from netd.settings import Settings
 from netd.store.base import Attached, Store, Write
 from netd.view import View
@@ -50,7 +51,14 @@ class Engine:
     """
 
     def __init__(
-        self, *, kernel: Kernel, store: Store, feed: NameFeed, settings: Settings, events: Events
+        self,
+        *,
+        kernel: Kernel,
+        store: Store,
+        feed: NameFeed,
+        settings: Settings,
+        events: Events,
+        bind: Bind = bind,
     ) -> None:
         self.view = View()
         self._kernel = kernel
@@ -59,16 +67,16 @@ class Engine:
         self._settings = settings
         self._events = events
         self._addresses = Addresses()
-        self._publishing = Publishing(kernel)
+        self._publishing = Publishing(kernel, bind)
         self._forwarding = Forwarding(kernel, store)
         self._locks = Locks()
         self._gate = Gate()
-        self._under_way: dict[str, tuple[Endpoint, ...]] = {}
+        self._under_way: dict[str, Attached] = {}
         self._making: dict[str, Network] = {}
         self._leaving: set[str] = set()
         self._running: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._reconciler = Reconciler(self, kernel, self._gate, self._forwarding, events)
+        self._reconciler = Reconciler(self, kernel, self._gate, self._locks, self._forwarding, events)
         self._changes = Changes(kernel, store, feed, self._publishing, self._reconciler.request)
 
     # --- life -------------------------------------------------------------------------------------
@@ -96,12 +104,14 @@ class Engine:
 
     def _remember_addresses(self, found: recovery.Recovered) -> list[Write]:
         """Know who has which address; returns the writes that free those of attachments that ended."""
-        present = [(self.view.sandboxes[e.sandbox].name, e) for e in self.view.endpoints.values()]
         ended = [(each.sandbox.name, e) for each in found.dropped for e in each.endpoints]
+        owned = [(self.view.sandboxes[e.sandbox].name, e) for e in self.view.endpoints.values()]
+        owned += [*ended, *((e.sandbox, e) for e in found.aside)]
         for network in self.view.networks.values():
-            freed = [each for each in found.freed if each.network == network.id]
             self._addresses.add(
-                network, [each for each in (*ended, *present) if each[1].network == network.id], freed
+                network,
+                [(name, e) for name, e in owned if e.network == network.id],
+                [freed for freed in found.freed if freed.network == network.id],
             )
         return [write for _, endpoint in ended for write in self._addresses.give_back(endpoint)]
 
@@ -169,8 +179,13 @@ class Engine:
             uplink = await self._kernel.uplink()
             host = await self._kernel.host_networks()
             with self._resolved(request, host, uplink.mtu if uplink else 0) as network:
-                await self._forwarding.ensure(families([network]))
-                await self._changes.make_network(network)
+                try:
+                    await self._forwarding.ensure(families([network]))
+                    await self._changes.make_network(network)
+                except BaseException:
+                    del self._making[network.id]
+                    await self._relax()
+                    raise
                 self._addresses.add(network)
                 self.view = self.view.with_network(network)
         subnets = " ".join(str(subnet.cidr) for subnet in network.subnets)
@@ -197,7 +212,7 @@ class Engine:
         try:
             yield network
         finally:
-            del self._making[network.id]
+            self._making.pop(network.id, None)
 
     async def remove_network(self, ref: str) -> Network:
         """Remove a network. Raises `NotFound`, or `InUse` naming whose endpoints it still has."""
@@ -208,9 +223,10 @@ class Engine:
             network = self.view.network(ref)
             self._check_unused(network)
             self._leaving.add(network.id)
-            await self._changes.remove_network(network, self._addresses.drop(network))
+            await self._changes.remove_network(network)
             self.view = self.view.without_network(network.id)
             self._leaving.discard(network.id)
+            await self._note(self._addresses.drop(network))
             await self._relax()
         self._events.emit("network", "remove", network.id, network.name)
         return network
@@ -218,7 +234,9 @@ class Engine:
     def _check_unused(self, network: Network) -> None:
         users = {self.view.sandboxes[e.sandbox].name for e in self.view.endpoints_in(network.id)}
         users |= {
-            id[:12] for id, ends in self._under_way.items() if any(e.network == network.id for e in ends)
+            each.sandbox.name
+            for each in self._under_way.values()
+            if any(e.network == network.id for e in each.endpoints)
         }
         if users:
             names = ", ".join(repr(user) for user in sorted(users))
@@ -226,9 +244,10 @@ class Engine:
 
     async def _relax(self) -> None:
         """Turn forwarding off again where no network needs it any more."""
-        needed = families([*self.view.networks.values(), *self._making.values()])
         try:
-            await self._forwarding.release(needed)
+            await self._forwarding.release(
+                lambda: families([*self.view.networks.values(), *self._making.values()])
+            )
         except NetdError as error:
             log.warning("forwarding could not be turned off again: %s", error)
 
@@ -278,10 +297,10 @@ class Engine:
             if before is None:
                 return
             self._leaving.add(sandbox_id)
-            writes = [write for e in before.endpoints for write in self._addresses.give_back(e)]
-            await self._changes.remove(before, self.view.networks, writes)
+            await self._changes.remove(before, self.view.networks)
             self.view = self.view.with_sandbox(sandbox_id, None)
             self._leaving.discard(sandbox_id)
+            await self._note([write for e in before.endpoints for write in self._addresses.give_back(e)])
         self._tell(before, None)
 
     async def connect(self, sandbox_id: str, want: Want) -> Endpoint:
@@ -311,9 +330,8 @@ class Engine:
                 raise NotFound(f"container {before.sandbox.name!r} is not in network {network.name!r}")
             after = replace(before, endpoints=tuple(e for e in before.endpoints if e not in gone))
             await self._changes.make(before, after, self.view.networks)
-            # Not before the commit: the way back from a failure needs the address.
-            await self._store.live(*self._addresses.give_back(gone[0]))
             self.view = self.view.with_sandbox(sandbox_id, after)
+            await self._note(self._addresses.give_back(gone[0]))
         self._tell(before, after)
 
     async def publish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
@@ -385,7 +403,7 @@ class Engine:
                     mac=mac,
                 )
                 made, writes = (*made, endpoint), [*writes, *more]
-            self._under_way[sandbox.id] = made
+            self._under_way[sandbox.id] = Attached(sandbox, made)
             yield made, writes
         except BaseException:
             for endpoint in made:
@@ -415,6 +433,13 @@ class Engine:
                 f"port {show(ports[0])} cannot be published: container {sandbox.name!r} is in no network "
                 "with a way out; connect it to one that is not internal"
             )
+
+    async def _note(self, history: Sequence[Write]) -> None:
+        """Keep the history of freed addresses. It is a courtesy: without it nothing is wrong."""
+        try:
+            await self._store.live(*history)
+        except NetdError as error:
+            log.warning("the history of freed addresses has a gap: %s", error)
 
     def _tell(self, before: Attached | None, after: Attached | None) -> None:
         """Emit what changed from `before` to `after`."""

@@ -16,7 +16,7 @@ from netd.errors import AlreadyExists, Invalid, NetdError
 from netd.kernel.ports import Kernel
 from netd.model import Endpoint, IPAddress, Network, PortMapping, Proto, Sandbox, default_route_of
 from netd.ports import Ports, ephemeral, show
-from netd.relay import Relay
+from netd.relay import Bind, Relay, bind
 from netd.store.base import Attached
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ def targets(
 class Publishing:
     """Every published port of this host."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, bind: Bind = bind) -> None:
         self._kernel = kernel
         self._table = Ports()
-        self._relay = Relay(kernel.holder)
+        self._relay = Relay(kernel.holder, bind)
         self._retrying: asyncio.Task[None] | None = None
         self._lost: dict[PortMapping, tuple[Attached, Mapping[str, Network]]] = {}
 
@@ -91,6 +91,11 @@ class Publishing:
         for mapping in named:
             address = mapping.host_ip
             assert address is not None
+            if address.is_link_local:
+                raise Invalid(
+                    f"port {show(mapping)} cannot be published: link-local addresses mean nothing beyond a "
+                    "link; name another address, or none for all"
+                )
             if address not in own and not address.is_loopback and not address.is_unspecified:
                 raise Invalid(
                     f"port {show(mapping)} cannot be published: {address} is not an address of this host"
@@ -122,6 +127,10 @@ class Publishing:
             for mapping in each.sandbox.ports:
                 try:
                     self._table.claim(each.sandbox.id, each.sandbox.name, mapping)
+                except NetdError as error:
+                    log.error("two containers publish one port: %s", error)
+                    continue
+                try:
                     await self._relay.hold(mapping)
                 except NetdError as error:
                     log.warning("%s; %r is not reachable on it by loopback", error, each.sandbox.name)

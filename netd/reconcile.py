@@ -32,7 +32,7 @@ from netd.errors import NetdError, NotFound
 from netd.events import Events
 from netd.forwarding import Forwarding, families
 from netd.kernel.ports import ApplyError, Kernel
-from netd.locks import Gate
+from netd.locks import Gate, Locks
 from netd.objects import Add, Change, Op, Remove, Sysctl, Veth
 from netd.plan import plan
 from netd.store.base import Attached
@@ -67,11 +67,18 @@ class Reconciler:
     """The loop, and what it remembers between rounds."""
 
     def __init__(
-        self, subject: Subject, kernel: Kernel, gate: Gate, forwarding: Forwarding, events: Events
+        self,
+        subject: Subject,
+        kernel: Kernel,
+        gate: Gate,
+        locks: Locks,
+        forwarding: Forwarding,
+        events: Events,
     ) -> None:
         self._subject = subject
         self._kernel = kernel
         self._gate = gate
+        self._locks = locks
         self._forwarding = forwarding
         self._events = events
         self._asked = asyncio.Event()
@@ -81,21 +88,22 @@ class Reconciler:
     # --- when -------------------------------------------------------------------------------------
 
     async def begin(self, suspects: Iterable[str]) -> None:
-        """The first comparison, before anything else runs: the host, and the inside of `suspects`."""
-        await self._forwarding.ensure(families(self._subject.view.networks.values()))
+        """The first comparison, before anything else runs: the host, and the inside of `suspects`.
+
+        Listening begins before it, so that nothing falls between the two.
+        """
+        self._tasks.append(tasks.spawn(self._listen(), name="kernel events"))
+        await asyncio.sleep(0)
         await self._round()
         for sandbox_id in suspects:
             if attached := self._subject.view.attached(sandbox_id):
                 await self._verify(attached)
-        await self._forwarding.release(families(self._subject.view.networks.values()))
+        await self._forwarding.release(self._needed)
 
     def watch(self) -> None:
         """From now on, repair what is damaged; and look once into every sandbox, in the background."""
-        self._tasks = [
-            tasks.spawn(self._listen(), name="kernel events"),
-            tasks.spawn(self._loop(), name="reconcile"),
-            tasks.spawn(self._verify_all(), name="verify sandboxes"),
-        ]
+        self._tasks.append(tasks.spawn(self._loop(), name="reconcile"))
+        self._tasks.append(tasks.spawn(self._verify_all(), name="verify sandboxes"))
 
     def request(self) -> None:
         """Something may be wrong: look soon."""
@@ -146,6 +154,7 @@ class Reconciler:
 
     async def _round(self) -> None:
         """Compare the host with what it should be, and repair the difference."""
+        await self._forwarding.ensure(self._needed())
         ops = await self._difference()
         if not ops and not self._subject.view.degraded:
             self._failures = 0
@@ -155,6 +164,9 @@ class Reconciler:
             failed = await self._repair(await self._difference(), "the host")
         self._failures = self._failures + 1 if failed else 0
         self._blame(failed)
+
+    def _needed(self) -> set[int]:
+        return families(self._subject.view.networks.values())
 
     async def _difference(self) -> tuple[Op, ...]:
         view = self._subject.view
@@ -214,7 +226,7 @@ class Reconciler:
         at_once = asyncio.Semaphore(INSIDE_AT_ONCE)
 
         async def verify(sandbox_id: str) -> None:
-            async with at_once, self._gate.shared():
+            async with at_once, self._gate.shared(), self._locks.hold(("sandbox", sandbox_id)):
                 attached = self._subject.view.attached(sandbox_id)
                 if attached and sandbox_id not in self._subject.leaving:
                     await self._verify(attached)

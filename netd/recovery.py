@@ -34,13 +34,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Recovered:
-    """What to begin with. `dropped` are attachments that ended while nobody looked, or whose making or
-    removal did; `suspects` the sandboxes whose inside may hold half a change."""
+    """What to begin with. `dropped` are attachments that ended while nobody looked, or whose removal was
+    under way; `aside` endpoints that contradict the rest, whose addresses nobody should get; `suspects`
+    sandboxes whose inside may hold half a change."""
 
     view: View
     facts: Mapping[str, str]
     freed: tuple[Freed, ...]
     dropped: list[Attached] = field(default_factory=list)
+    aside: list[Endpoint] = field(default_factory=list)
     suspects: set[str] = field(default_factory=set)
     unpublished: list[PortMapping] = field(default_factory=list)
     definitions: list[Write] = field(default_factory=list)
@@ -61,7 +63,7 @@ async def recover(store: Store, kernel: Kernel) -> Recovered:
     networks, sandboxes = dict(loaded.networks), dict(loaded.sandboxes)
     _judge_intents(loaded, networks, sandboxes, found)
     quarantined = list(loaded.quarantined)
-    attached = _put_together(networks, sandboxes, loaded.endpoints, quarantined)
+    attached = _put_together(networks, sandboxes, loaded.endpoints, quarantined, found.aside)
     alive = await asyncio.gather(*(kernel.netns_alive(each.sandbox.netns) for each in attached))
     for each, lives in zip(attached, alive, strict=True):
         if not lives:
@@ -106,6 +108,7 @@ def _put_together(
     sandboxes: Mapping[str, Sandbox],
     endpoints: Mapping[str, Endpoint],
     quarantined: list[Quarantined],
+    aside: list[Endpoint],
 ) -> list[Attached]:
     """Sandboxes with their endpoints. An endpoint that contradicts the rest is set aside."""
     of: dict[str, list[Endpoint]] = {id: [] for id in sandboxes}
@@ -113,6 +116,7 @@ def _put_together(
     for id, endpoint in endpoints.items():
         if problem := _contradiction(endpoint, networks, sandboxes, holders):
             quarantined.append(Quarantined(Table.ENDPOINT, id, problem))
+            aside.append(endpoint)
             continue
         for interface in endpoint.addresses:
             holders[endpoint.network, interface.ip] = endpoint

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
 from netd.engine import Engine
-from netd.events import Event, Events
+from netd.events import Events
 from netd.kernel.fake import FakeKernel
 from netd.model import Endpoint, Network, Owner, PortMapping, Proto, Sandbox
 from netd.objects import Sysctl
@@ -65,18 +67,29 @@ class Host:
         self.engine: Engine
         self.feed: Feed
         self.store: SqliteStore
-        self.happened: list[Event] = []
+        self.taken: set[tuple[Proto, int]] = set()
 
     async def start(self) -> Engine:
         """Start a daemon."""
         self.feed, events = Feed(), Events()
         self.store = SqliteStore(self.directory / "state", self.directory / "run", boot_id=self.boot)
         self.engine = Engine(
-            kernel=self.kernel, store=self.store, feed=self.feed, settings=Settings(), events=events
+            kernel=self.kernel,
+            store=self.store,
+            feed=self.feed,
+            settings=Settings(),
+            events=events,
+            bind=self._bind,
         )
         self._watcher = events.subscribe()
         await self.engine.start()
         return self.engine
+
+    def _bind(self, mapping: PortMapping) -> list[socket.socket]:
+        """Ports are taken in a set: the tests of the engine run beside each other on one machine."""
+        if (mapping.proto, mapping.host_port) in self.taken:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        return []
 
     async def restart(self) -> Engine:
         """End the daemon in good order, and start the next."""
