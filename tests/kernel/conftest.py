@@ -62,6 +62,18 @@ def host_kernel(tmp_path: Path) -> HostKernel:
     return HostKernel(tmp_path)
 
 
+@pytest.fixture
+def sh() -> Callable[[str], str]:
+    """Run a shell command on the test's host, as an administrator would; gives what it printed."""
+
+    def run(command: str) -> str:
+        done = subprocess.run(["/bin/sh", "-ec", command], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout
+
+    return run
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     function = pyfuncitem.obj

@@ -38,7 +38,10 @@ def test_it_reads_like_the_host_it_makes() -> None:
     async def test(kernel: FakeKernel) -> None:
         netns = await kernel.netns_create("web")
         pair = Veth("ve-1", "netd:web@front", "web.eth0", 1500, "eth0", "02:42:0a:59:00:02", netns)
-        inside = [Address("eth0", IPv4Interface("10.89.0.2/24"), netns), Up("eth0", netns)]
+        inside: list[KernelObject] = [
+            Address("eth0", IPv4Interface("10.89.0.2/24"), netns),
+            Up("eth0", netns),
+        ]
         port = BridgePort("ve-1", "nd-1", isolated=False, hairpin=True)
         everything: list[KernelObject] = [BRIDGE, GATEWAY, NAT, pair, port, *inside]
         await kernel.apply([Add(item) for item in everything])
