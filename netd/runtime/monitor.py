@@ -78,12 +78,12 @@ class _Container(Carrier):
         self._state.state = "running"
         self._state.started = time.time()
         record.write(self._directory, record.STATUS, self._state)
-        self._answer(Frame("running"))
+        self._reply(Frame("running"))
 
     def refused(self, frame: Frame) -> None:
-        self._answer(frame)
+        self._reply(frame)
 
-    def _answer(self, frame: Frame) -> None:
+    def _reply(self, frame: Frame) -> None:
         for client in self._runners:
             client.purpose = "wait"
             self.post(client, frame)

@@ -64,12 +64,12 @@ class Carrier:
         self._clients: set[Client] = set()
         self._input = bytearray()
         self._input_ends = False
-        self._held_back = False
+        self._held_back = True  # until the command is executed; what it says comes after "running"
+        self._answered = False
         self._exit_code: int | None = None
         self._selector.register(self._pidfd, selectors.EVENT_READ, self._ended)
-        for stream, fd in ends.outputs.items():
+        for fd in ends.outputs.values():
             os.set_blocking(fd, False)
-            self._selector.register(fd, selectors.EVENT_READ, self._reader(stream, fd))
         if ends.stdin >= 0:
             os.set_blocking(ends.stdin, False)
 
@@ -171,7 +171,7 @@ class Carrier:
     def _hold_back(self) -> None:
         """Stop reading the process's output while a client has a long queue, and go on afterwards."""
         full = any(client.size > BACKLOG for client in self._clients)
-        if full == self._held_back or self._exit_code is not None:
+        if full == self._held_back or not self._answered or self._exit_code is not None:
             return
         self._held_back = full
         for stream, fd in self._ends.outputs.items():
@@ -291,13 +291,15 @@ class Carrier:
     def start(self) -> None:
         """Let the waiting command be executed; the answer comes over the channel."""
         wire.send(self._channel, Frame("run"))
-        self._selector.register(self._channel, selectors.EVENT_READ, self._answered)
+        self._selector.register(self._channel, selectors.EVENT_READ, self._answer)
 
-    def _answered(self, events: int) -> None:
+    def _answer(self, events: int) -> None:
         frame = wire.receive(self._channel)
+        self._answered = True
         self._selector.unregister(self._channel)
         self._channel.close()
         if frame is None:  # closed by execve
             self.started()
         else:
             self.refused(frame)
+        self._hold_back()

@@ -146,8 +146,8 @@ class Box:
 
     async def _whole_life(self, spec: ContainerSpec, stdin: bytes) -> Result:
         await self.runtime.create(spec)
+        attached = await self.runtime.attach(spec.id)
         try:
-            attached = await self.runtime.attach(spec.id)
             await self.runtime.run(spec.id)
             if stdin:
                 await attached.send(Frame("stdin", stdin))
@@ -156,6 +156,7 @@ class Box:
             status = await self.runtime.wait(spec.id)
             log = [entry async for entry in self.runtime.logs(spec.id, follow=False, tail=0)]
         finally:
+            await attached.close()
             await self.runtime.remove(spec.id)
         return Result(status, out.decode(errors="replace"), err.decode(errors="replace"), log)
 
