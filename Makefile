@@ -9,10 +9,10 @@ JOBS ?= 4
 
 # netd itself needs the two libraries; tests and demo look at the kernel with the usual tools.
 PACKAGES := libnftables1 libseccomp2
-TOOLS := busybox-static conntrack curl iproute2 iputils-ping nftables procps python3 util-linux
+TOOLS := busybox-static conntrack containernetworking-plugins curl iproute2 iptables iputils-ping nftables procps python3 util-linux
 PYTHON_PACKAGES := $(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,python3-venv)
 
-.PHONY: help venv demo test lint unit bench proto lock clean
+.PHONY: help venv demo test lint unit bench cni-conformance proto lock clean
 
 help:
 	@echo 'make venv    system packages, .venv, and the command at .venv/bin/netd'
@@ -21,6 +21,7 @@ help:
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make unit    the tests that need no root'
 	@echo 'make bench   netd beside dockerd, one table of figures'
+	@echo 'make cni-conformance PLUGIN=/usr/lib/cni/bridge   judge any CNI plugin, clause by clause'
 	@echo 'make proto   generate the gRPC code from netd/api/netd.proto'
 	@echo 'make lock    pin the dependencies that are installed now'
 	@echo 'make clean   remove what the targets above made'
@@ -52,6 +53,9 @@ unit: venv
 bench: venv
 	-.ci/docker build/docker
 	$(BIN)/python -m tests.bench $(ARGS)
+
+cni-conformance: venv
+	$(BIN)/python -m tests.conformance $(PLUGIN) $(ARGS)
 
 proto: venv
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. netd/api/netd.proto
