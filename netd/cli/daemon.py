@@ -1,15 +1,16 @@
-"""`netd daemon`: the daemon in the foreground, for systemd, a container or a terminal."""
+"""`netd daemon`: the daemon in the foreground, for systemd, a container or a terminal.
+
+Help lists this command too, so what takes long to import is imported when the daemon really runs.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
 import click
 
 from netd import logs
-from netd.settings import load
 
 
 @click.command()
@@ -43,8 +44,12 @@ def daemon(
         "log_format": log_format,
         "log_level": log_level,
     }
+    from netd.settings import load
+
     settings = load(config, flags)
     logs.configure(settings.log_format, settings.log_level)
+    import asyncio
+
     from netd.app import serve
 
     asyncio.run(serve(settings))

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import click
@@ -29,23 +29,28 @@ def test_every_command_is_where_the_table_says() -> None:
     assert main.cli.get_command(context, "nonsense") is None
 
 
-def test_help_imports_neither_grpc_nor_rich() -> None:
+def test_help_imports_nothing_that_takes_long() -> None:
     code = (
         "import sys; from netd.cli.main import run\n"
         "assert run(['--help']) == 0 and run(['run', '--help']) == 0 and run(['ps', '--nonsense']) == 2\n"
-        "print(sorted({'grpc', 'rich', 'google.protobuf'} & set(sys.modules)))"
+        "print(sorted({'asyncio', 'grpc', 'google.protobuf', 'msgspec', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_help_is_quick() -> None:
-    """The promise is 150 ms; the best of several, because other tests want the processors too."""
+    """The promise is 150 ms; in processor time, because other tests want the processors too."""
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     best = 1.0
     for _ in range(10):
-        begin = time.perf_counter()
+        begin = spent()
         subprocess.run([*NETD, "--help"], check=True, stdout=subprocess.DEVNULL)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, spent() - begin)
         if best < 0.15:
             break
     assert best < 0.15
