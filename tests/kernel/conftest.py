@@ -134,5 +134,6 @@ def _counted(work: Callable[[], None], directory: Path | None) -> None:
 
     before = count()
     work()
-    subprocess.run(["nft", "delete table inet netd; delete table bridge netd"], stderr=subprocess.DEVNULL)
+    for family in ("inet", "bridge"):
+        subprocess.run(["nft", "delete", "table", family, "netd"], stderr=subprocess.DEVNULL)
     assert not (left := before.difference(count())), f"left behind:\n{left}"
