@@ -52,6 +52,10 @@ def _endpoints(
         families = [family for family, carrier in carriers.items() if carrier == endpoint]
         yield from driver(net.driver).endpoint(net, sandbox, endpoint, families)
         yield from firewall.endpoint(net, endpoint)
+    for family, carrier in carriers.items():
+        if carrier is not None:
+            others = [networks[endpoint.network] for endpoint in endpoints if endpoint != carrier]
+            yield from firewall.detours(carrier, others, family)
 
 
 def _published(

@@ -9,7 +9,7 @@ typed is ever pasted into a command.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
@@ -29,6 +29,7 @@ __all__ = [
     "SetType",
     "atom_of",
     "closed",
+    "detours",
     "element_text",
     "endpoint",
     "network",
@@ -61,6 +62,8 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "gateways6"): SetType(("ipv6",)),
         ("inet", "hairpin4"): SetType(("ifname", "ipv4")),
         ("inet", "hairpin6"): SetType(("ifname", "ipv6")),
+        ("inet", "detour4"): SetType(("ipv4", "ifname")),
+        ("inet", "detour6"): SetType(("ipv6", "ifname")),
         ("inet", "pub4"): SetType(("ipv4", "proto", "port"), ("ipv4", "port")),
         ("inet", "pub6"): SetType(("ipv6", "proto", "port"), ("ipv6", "port")),
         ("inet", "any4"): SetType(("proto", "port"), ("ipv4", "port")),
@@ -130,6 +133,17 @@ def published(net: Network, endpoint: Endpoint, mapping: PortMapping, family: in
             yield Element("inet", f"open{family}", (ip, proto, mapping.container_port))
     else:
         yield Element("inet", f"pub{family}", (host, proto, mapping.host_port), target)
+
+
+def detours(carrier: Endpoint, others: Iterable[Network], family: int) -> Iterator[Element]:
+    """From where a question to `carrier` must not be seen to come, for its answer to take the same way.
+
+    `others` are the further networks of its sandbox: their members can be reached without the host.
+    """
+    for interface in carrier.of_family(family):
+        for other in others:
+            if family in other.families and not other.internal:
+                yield Element("inet", f"detour{family}", (interface.ip, names.bridge_name(other)))
 
 
 def closed(family: int) -> Element:
@@ -230,7 +244,7 @@ def element_text(op: str, element: Element) -> str:
     if kind is None or op not in ("add", "delete"):
         raise Invalid(f"nft {op} in {element.family} netd {element.set!r}: no such operation or set")
     text = _join(element, element.item, kind.key)
-    if op == "add" and kind.value:
+    if op == "add" and (kind.value or element.value):
         text += f" : {_join(element, element.value, kind.value)}"
     return f"{op} element {element.family} netd {element.set} {{ {text} }}"
 

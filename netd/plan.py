@@ -23,7 +23,8 @@ A plan removes first and adds after. What is added may take the place of what wa
 address that moves to another interface, a default route that moves to another network, a host port
 whose container was replaced. A change of one object is made in place, at its rank among the
 additions, and never by removing and adding it: an nft element is replaced within one transaction, a
-route by NLM_F_REPLACE.
+route by NLM_F_REPLACE. With one exception: where the container that a port leads to goes, the port is
+closed first and opened again last, or it would lead to whoever gets the address in between.
 
 What a removed link takes along (its addresses, routes, sysctls, its place in a bridge) is not
 removed one by one: the kernel does it, the namespace may be gone, and each would cost a system call.
@@ -33,7 +34,7 @@ and all that hung on it is added again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
 from netd.firewall import PUBLISHING
 from netd.model import Netns
@@ -62,6 +63,7 @@ def plan(desired: Collection[KernelObject], observed: Collection[KernelObject]) 
     want = {item.key: item for item in desired}
     have = {item.key: item for item in observed}
     doomed = {key for key, item in have.items() if key not in want or _must_be_remade(item, want[key])}
+    doomed |= _led_astray(have, doomed)
     lost = set(_taken_along([have[key] for key in doomed], have.values()))
     survivors = {key: item for key, item in have.items() if key not in doomed and item not in lost}
 
@@ -103,6 +105,20 @@ def _must_be_remade(old: KernelObject, new: KernelObject) -> bool:
     if isinstance(old, Veth) and isinstance(new, Veth):
         return (old.peer, old.peer_mac, _ns(old.netns)) != (new.peer, new.peer_mac, _ns(new.netns))
     return type(old) is not type(new)
+
+
+def _led_astray(have: Mapping[Hashable, KernelObject], doomed: Collection[Hashable]) -> set[Hashable]:
+    """Publishing elements that lead to an address whose owner is among the doomed."""
+    leaving = {
+        item.item[-1]
+        for key in doomed
+        if isinstance(item := have[key], Element) and item.set in ("bind4", "bind6")
+    }
+    return {
+        key
+        for key, item in have.items()
+        if isinstance(item, Element) and item.set in PUBLISHING and item.value and item.value[0] in leaving
+    }
 
 
 def _taken_along(removed: Iterable[KernelObject], present: Iterable[KernelObject]) -> Iterator[KernelObject]:

@@ -21,9 +21,10 @@ What the `inet` table promises, in both families:
   port 8080 would be hijacked (CVE-2025-67499). Loopback is never translated: the kernel cannot for
   ::1, and for 127.0.0.1 it would need route_localnet, which exposes every loopback service
   (CVE-2020-8558). The daemon's relay serves both.
-- Clients keep their source address. The one exception is the hairpin, where a container reaches
-  its own network through the host's address: the answer would otherwise take the short way and
-  not be recognised.
+- Clients keep their source address. The exceptions are the hairpin, where a container reaches its
+  own network through the host's address, and the detour, where it so reaches a container that is
+  on its network too but publishes by another: the answer would otherwise take the short way and not
+  be recognised.
 - A container may speak to the host, but to no other network's gateway address; one of an internal
   network only to its own gateway, and there only DNS and ICMP.
 
@@ -61,6 +62,8 @@ table inet netd {
     # Endpoints and what they publish.
     set hairpin4 { type ifname . ipv4_addr; }      # bridge . endpoint
     set hairpin6 { type ifname . ipv6_addr; }
+    set detour4 { type ipv4_addr . ifname; }       # endpoint . another bridge that its container is on
+    set detour6 { type ipv6_addr . ifname; }
     map pub4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
     map pub6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
     map any4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
@@ -122,6 +125,8 @@ table inet netd {
         type nat hook postrouting priority srcnat; policy accept;
         ct status dnat oifname . ip saddr @hairpin4 masquerade
         ct status dnat oifname . ip6 saddr @hairpin6 masquerade
+        ct status dnat ip daddr . iifname @detour4 masquerade
+        ct status dnat ip6 daddr . iifname @detour6 masquerade
         ip daddr 224.0.0.0/4 return
         ip6 daddr { ff00::/8, fe80::/10 } return
         # fully-random: two containers that pick one source port race for it (kernel, insert_failed).

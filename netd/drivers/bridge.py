@@ -88,7 +88,7 @@ def endpoint(
     host, inside, netns = names.host_ifname(endpoint), endpoint.ifname, sandbox.netns
     yield Veth(
         host,
-        alias=f"{names.ALIAS_PREFIX}{sandbox.name}@{net.name}",
+        alias=f"{names.ALIAS_PREFIX}{_label(sandbox)}@{net.name}",
         altname=_altname(net, sandbox, endpoint),
         mtu=net.mtu,
         peer=inside,
@@ -108,10 +108,14 @@ def endpoint(
         yield from _default_route(net, endpoint, family, netns)
 
 
+def _label(sandbox: Sandbox) -> str:
+    # A container's name fits as it is; what a CNI runtime calls a sandbox may be anything.
+    return _UNPRINTABLE.sub("-", sandbox.name)[:48]
+
+
 def _altname(net: Network, sandbox: Sandbox, endpoint: Endpoint) -> str:
     """Readable, at most 127 bytes (ALTIFNAMSIZ), and unique even if two sandboxes share a name."""
-    label = _UNPRINTABLE.sub("-", sandbox.name)[:48]
-    return f"{label}.{endpoint.ifname}@{net.name[:48]}.{names.digest(endpoint.id, 6)}"
+    return f"{_label(sandbox)}.{endpoint.ifname}@{net.name[:48]}.{names.digest(endpoint.id, 6)}"
 
 
 def _default_route(net: Network, endpoint: Endpoint, family: int, netns: Netns) -> Iterator[Route]:

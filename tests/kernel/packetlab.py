@@ -29,7 +29,7 @@ from scapy.packet import Packet
 
 from netd import compile, firewall, names
 from netd.drivers import bridge
-from netd.model import Endpoint, Netns, Network, PortMapping, Proto, Sandbox, Subnet
+from netd.model import Endpoint, Netns, Network, Owner, PortMapping, Proto, Sandbox, Subnet
 from netd.objects import (
     Add,
     Address,
@@ -199,9 +199,9 @@ class Lab:
         self.sandboxes[name] = Sandbox(
             id=name,
             name=name,
-            owner="container",
+            owner=Owner.CONTAINER,
             netns=machine.netns,
-            ports=tuple(ports),  # type: ignore[arg-type]
+            ports=tuple(ports),
         )
         self.change(self.present | compile.sandbox(self.sandboxes[name], self.endpoints[name], self.networks))
         machine("serve", name, SERVED)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
-from scapy.layers.inet import IP, TCP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet6 import ICMPv6ND_Redirect, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -51,6 +51,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         )
         lab.container("api", front)
         lab.container("db", back)
+        # Publishes by the first; db is its neighbour on the second.
+        lab.container("two", front, back, ports=[tcp(8086, 80), udp(8086, 80)])
         lab.container("shy", quiet, ports=[tcp(8083, 80), udp(8083, 80)])
         lab.container("sly", quiet)
         lab.container("in1", inner)
@@ -107,6 +109,14 @@ def test_a_port_of_one_host_address_is_not_reached_by_another(lab: Lab, family: 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_port_of_another_network_is_reached_by_its_gateway_address(lab: Lab, family: int) -> None:
     expect(lab, "db", {("tcp", lab.gateway("front", family), 8080): f"web {lab.ip('db', family)}"})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_port_of_a_container_that_is_a_neighbour_too_is_reached(lab: Lab, family: int) -> None:
+    """Its answer would go straight to the neighbour, from an address that it must not use there."""
+    seen = {"db": lab.gateway("front", family), "client": CLIENT[family], "shy": lab.ip("shy", family)}
+    for source, address in seen.items():
+        expect(lab, source, dict.fromkeys(both(HOST[family], 8086), f"two {address}"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -393,4 +403,4 @@ def network_layer(source: str, destination: str) -> Packet:
 
 
 def _is_redirect(frame: Packet) -> bool:
-    return (frame.haslayer("ICMP") and frame["ICMP"].type == 5) or frame.haslayer("ICMPv6ND_Redirect")
+    return bool(frame.haslayer(ICMPv6ND_Redirect)) or (ICMP in frame and frame[ICMP].type == 5)

@@ -6,12 +6,11 @@ reach neither; an honest one must, or the table would be safe by passing nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.dhcp6 import DHCP6_Reply
-from scapy.layers.dot11 import LLC
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
@@ -31,7 +30,7 @@ from scapy.layers.inet6 import (
     PadN,
     RouterAlert,
 )
-from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.layers.l2 import ARP, LLC, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from netd.names import link_local
@@ -74,7 +73,7 @@ class Cast:
 Make = Callable[[Cast], Packet]
 
 
-def heard(lab: Lab, frames: list[Packet], sender: str = "evil", ifname: str = "eth0") -> list[bytes]:
+def heard(lab: Lab, frames: Sequence[Packet], sender: str = "evil", ifname: str = "eth0") -> list[bytes]:
     """What of `frames` reaches the neighbour or the host, each as it was sent."""
     wire = [bytes(frame) for frame in frames]
     listeners = (("web", ifname), ("host", lab.bridge("front" if ifname == "eth0" else "legacy")))
