@@ -142,6 +142,7 @@ class DnsFeed:
         if self._link is not None:
             with contextlib.suppress(Unavailable):
                 await self._link.call({"op": "stop"})
+            await self._control.ended()
         await self.close()
 
     # --- what people ask ----------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class DnsFeed:
                 "the DNS server found at %s is of no use (%s): replacing it", self._control.path, error
             )
             link.close()
-            self._control.kill_server()
+            await self._control.kill_server()
             return None
         for id in self._sockets.keys() - self._networks.keys():
             self._drop_sockets(id)
@@ -209,7 +210,7 @@ class DnsFeed:
         wait = 0.05
         while True:
             self.restarts += 1
-            self._control.kill_server()
+            await self._control.kill_server()
             try:
                 await self._begin()
                 log.warning("the DNS server was started again")

@@ -8,7 +8,6 @@ answers. Its sockets for clients are opened here, in the host's namespace and wi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import hashlib
 import logging
@@ -209,6 +208,7 @@ class ControlSocket:
         self.run_dir = run_dir
         self._pid_file = run_dir / "dns.pid"
         self.socket: socket.socket | None = None
+        self._reaping: asyncio.Task[None] | None = None
 
     def connect(self, lost: Callable[[Link], None]) -> Link | None:
         """A connection to the server that is running, None if there is none."""
@@ -261,20 +261,37 @@ class ControlSocket:
         finally:
             theirs.close()
             os.close(home)
-        spawn(_reap(process), name="dns-server")
+        self._reaping = spawn(_reap(process), name="dns-server")
         self._pid_file.write_text(f"{process.pid}\n")
         return Link(ours, lost)
 
-    def kill_server(self) -> None:
-        """End a server that does not answer. Whatever else has its pid by now is left alone."""
-        with contextlib.suppress(OSError, ValueError):
+    async def ended(self) -> None:
+        """Return when the server that was started here, and told to stop, has ended."""
+        if self._reaping is not None:
+            await self._reaping
+
+    async def kill_server(self) -> None:
+        """End a server that does not answer; its sockets are closed on return.
+
+        Whatever else has its pid by now is left alone.
+        """
+        try:
             pid = int(self._pid_file.read_text())
             descriptor = os.pidfd_open(pid)
-            try:
-                if b"netd_dns" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            finally:
-                os.close(descriptor)
+        except (OSError, ValueError):
+            return
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        try:
+            if b"netd_dns" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                loop.add_reader(descriptor, ended.set)
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                await asyncio.wait_for(ended.wait(), ANSWER_TIME)
+        except (OSError, TimeoutError) as error:
+            log.warning("the DNS server %d could not be ended: %s", pid, error)
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
 
 
 async def _reap(process: asyncio.subprocess.Process) -> None:

@@ -15,6 +15,7 @@ from netd_dns.server import Server
 
 
 def main(arguments: list[str]) -> int:
+    """Serve until told to stop; never returns while anybody may still ask."""
     listening, home, connection = (int(argument) for argument in arguments[:3])
     logging.basicConfig(level=logging.INFO, format="netd-dns: %(levelname)s: %(message)s")
     logging.raiseExceptions = False  # standard error may have gone with the daemon

@@ -26,6 +26,8 @@ Key = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """An answer, when it came, and until when it is fresh."""
+
     reply: Reply
     stored: float
     until: float

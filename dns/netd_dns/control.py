@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 VERSION = 1
@@ -33,6 +34,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def encode(message: Message) -> bytes:
+    """A message as it is sent."""
     return json.dumps(message, separators=(",", ":")).encode()
 
 
@@ -46,14 +48,18 @@ def send(sock: socket.socket, data: bytes, descriptors: Sequence[int] = ()) -> N
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]]:
     """One message. Raises `Closed`, BlockingIOError, or ValueError for what is not a message."""
+    # Not socket.recv_fds: it ignores its flags (CPython 3.11), and descriptors must not leak into children.
+    descriptors = array("i")
+    room = socket.CMSG_SPACE(DESCRIPTORS_MOST * descriptors.itemsize)
     try:
-        data, descriptors, flags, _ = socket.recv_fds(
-            sock, MESSAGE_MOST, DESCRIPTORS_MOST, socket.MSG_CMSG_CLOEXEC
-        )
+        data, ancillary, flags, _ = sock.recvmsg(MESSAGE_MOST, room, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         raise
     except OSError as error:
         raise Closed from error
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(raw[: len(raw) - len(raw) % descriptors.itemsize])
     if not data:
         raise Closed
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -66,9 +72,9 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]]:
     except ValueError:
         _close(descriptors)
         raise
-    return message, descriptors
+    return message, list(descriptors)
 
 
-def _close(descriptors: Sequence[int]) -> None:
+def _close(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         socket.close(descriptor)

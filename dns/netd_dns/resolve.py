@@ -73,6 +73,9 @@ class Resolver:
             else:
                 self._answer(client, wire.refuse(data, malformed.rcode), malformed.rcode)
             return
+        if query.version:
+            self._refuse(query, client, wire.BADVERS)
+            return
         if view is None or query.qclass != wire.IN:
             self._refuse(query, client)
             return
@@ -116,9 +119,9 @@ class Resolver:
         else:
             self._forward.ask(query, view, client)
 
-    def _refuse(self, query: Query, client: Client) -> None:
-        reply = wire.respond(query, wire.REFUSED, limit=client.limit(query), authoritative=False)
-        self._answer(client, reply, wire.REFUSED)
+    def _refuse(self, query: Query, client: Client, rcode: int = wire.REFUSED) -> None:
+        reply = wire.respond(query, rcode, limit=client.limit(query), authoritative=False)
+        self._answer(client, reply, rcode)
 
     def _answer(self, client: Client, reply: bytes, rcode: int) -> None:
         self._counters.answered(rcode)

@@ -66,6 +66,7 @@ class Server:
         self._nobody = View(self.zone, (), {}, ())
         self._listeners: dict[str, Listeners] = {}
         self._unseen: tuple[set[str], set[str]] = (set(), set())
+        self._telling = False
         self._code = code
         self._listening = listening
         self._home = home
@@ -145,16 +146,21 @@ class Server:
 
     def _on_begin(self, _: Message, __: list[int]) -> Message:
         """A snapshot follows; what it does not name by its `end` is gone."""
+        self._telling = True
         self._unseen = (set(self.zone.segments), set(self.zone.sandboxes))
         return {}
 
     def _on_end(self, _: Message, __: list[int]) -> Message:
         networks, sandboxes = self._unseen
         self._unseen = (set(), set())
+        self._telling = False
         for id in sandboxes:
             self._touched(self.zone.put_sandbox(Sandbox(id, "", ())))
         for id in networks:
             self._remove(id)
+        for kept in self._listeners.values():
+            for listener in kept.sockets.values():
+                self.loop.watch(listener.socket.fileno(), listener.serve)
         return {"networks": len(self.zone.segments), "sandboxes": len(self.zone.sandboxes)}
 
     def _on_configure(self, message: Message, _: list[int]) -> Message:
@@ -210,7 +216,9 @@ class Server:
             listener = TcpListener(sock, lambda source: self.zone.client(id, source), self.tcp)
         kept.sockets[kind, address] = listener
         self.upstreams.own.add(address)
-        self.loop.watch(sock.fileno(), listener.serve)
+        # While a snapshot is being told, questions wait: half of the truth would answer "no such name".
+        if not self._telling:
+            self.loop.watch(sock.fileno(), listener.serve)
 
     def _close(self, listener: UdpListener | TcpListener) -> None:
         self.loop.forget(listener.socket.fileno())

@@ -66,6 +66,7 @@ class Query:
     size: int = 0
     dnssec_ok: bool = False
     options: bytes = b""
+    version: int = 0
 
     @property
     def edns(self) -> bool:
@@ -142,20 +143,17 @@ def read_query(data: bytes) -> Query:
         if end != total:
             raise Malformed(FORMERR)
         return Query(data, flags, name, qtype, qclass, end)
-    size, dnssec_ok, options = _read_opt(data, end)
-    return Query(data, flags, name, qtype, qclass, end, size, dnssec_ok, options)
+    return Query(data, flags, name, qtype, qclass, end, *_read_opt(data, end))
 
 
-def _read_opt(data: bytes, start: int) -> tuple[int, bool, bytes]:
-    """The client's OPT record, which must be all that is left: (size, DO, options to pass on)."""
+def _read_opt(data: bytes, start: int) -> tuple[int, bool, bytes, int]:
+    """The client's OPT record, which must be all that is left: (size, DO, options to pass on, version)."""
     if len(data) < start + 11 or data[start] != 0:
         raise Malformed(FORMERR)
     rtype, size, extended, length = _FIXED.unpack_from(data, start + 1)
     position = start + 11
     if rtype != OPT or position + length != len(data):
         raise Malformed(FORMERR)
-    if extended >> 16 & 0xFF:
-        raise Malformed(BADVERS)
     options = bytearray()
     while position < len(data):
         if position + 4 > len(data):
@@ -167,7 +165,7 @@ def _read_opt(data: bytes, start: int) -> tuple[int, bool, bytes]:
         if code not in _HOP_BY_HOP:
             options += data[position:after]
         position = after
-    return max(size, UDP_PLAIN), bool(extended & 0x8000), bytes(options)
+    return max(size, UDP_PLAIN), bool(extended & 0x8000), bytes(options), extended >> 16 & 0xFF
 
 
 def opt(size: int = UDP_MOST, *, extended: int = 0, dnssec_ok: bool = False, options: bytes = b"") -> bytes:
@@ -234,9 +232,8 @@ def respond(
 
 def refuse(data: bytes, rcode: int) -> bytes:
     """The shortest answer to a message that could not be read: its header, no question."""
-    flags = int.from_bytes(data[2:4], "big") & (OPCODE | RECURSION_DESIRED) | QR | rcode & 15
-    tail = opt(extended=rcode >> 4) if rcode > 15 else b""
-    return data[:2] + HEADER.pack(0, flags, 0, 0, 0, len(tail) > 0)[2:] + tail
+    flags = int.from_bytes(data[2:4], "big") & (OPCODE | RECURSION_DESIRED) | QR | rcode
+    return data[:2] + HEADER.pack(0, flags, 0, 0, 0, 0)[2:]
 
 
 def ask(query: Query, identity: int) -> bytes:

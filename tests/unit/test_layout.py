@@ -87,6 +87,7 @@ WITHOUT_TEST = {
     "netd/runtime/spec.py": "values and a Protocol; every runtime test is about them",
     "netd/store/base.py": "a Protocol; tests/unit/store is about its implementation",
     "netd/__main__.py": "two lines",
+    "dns/netd_dns/__main__.py": "a main function; tests/kernel/test_dns_feed.py starts it in every test",
 }
 """Modules without a test module of their own, and why."""
 
