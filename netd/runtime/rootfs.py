@@ -145,7 +145,12 @@ def make_directories(root: int, path: str) -> int:
         try:
             following = syscalls.openat2(root, so_far, flags, _IN_ROOT)
         except FileNotFoundError:
-            os.mkdir(part, 0o755, dir_fd=fd)
+            try:
+                os.mkdir(part, 0o755, dir_fd=fd)
+            except FileExistsError:
+                raise Invalid(
+                    f"{path!r} cannot be used: /{so_far[2:]} is a link that leads nowhere inside the container"
+                ) from None
             following = syscalls.openat2(root, so_far, flags, _IN_ROOT)
         os.close(fd)
         fd = following
@@ -160,7 +165,7 @@ def _replace_link(root: int, path: str) -> None:
     parent = make_directories(root, os.path.dirname(path))  # noqa: PTH120
     try:
         found = os.stat(os.path.basename(path), dir_fd=parent, follow_symlinks=False)  # noqa: PTH119
-        if stat.S_ISLNK(found.st_mode) and found.st_dev == os.fstat(root).st_dev:
+        if stat.S_ISLNK(found.st_mode) and os.fstat(parent).st_dev == os.fstat(root).st_dev:
             os.unlink(os.path.basename(path), dir_fd=parent)  # noqa: PTH119
     except FileNotFoundError:
         pass

@@ -116,7 +116,12 @@ class Box:
 
     def do(self, what: Coroutine[Any, Any, T], timeout: float = 60.0) -> T:
         """The result of a coroutine, run in the box."""
-        return self.submit(what).result(timeout)
+        future = self.submit(what)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise
 
     def submit(self, what: Coroutine[Any, Any, T]) -> Future[T]:
         """Begin to run a coroutine in the box."""
