@@ -19,7 +19,7 @@ from netd.dns_feed import NameFeed
 from netd.errors import NetdError
 from netd.kernel.ports import ApplyError, Kernel
 from netd.model import Network, PortMapping
-from netd.objects import KernelObject, Op
+from netd.objects import Bridge, Change, KernelObject, Op, Remove, Veth
 from netd.plan import plan, undo
 from netd.publishing import Publishing
 from netd.store.base import Attached, Delete, Intent, Put, Store, Table, Write
@@ -77,15 +77,18 @@ class Changes:
         steps = Undo()
         try:
             await self._intend(network.id, Intent(network_after=network), steps)
-            await self._apply(plan(compile.network(network), ()), steps)
+            await self._apply(compile.network(network), frozenset(), steps)
             steps.push(self._feed.network_removed, network)
             await self._feed.network_added(network)
             await self._store.define(Put(Table.NETWORK, network.id, network))
         except Exception:
             await self._back(steps)
             raise
-        # The network is committed by now: an intent that stays behind is recognised as fulfilled.
-        await self._store.live(Delete(Table.INTENT, network.id))
+        try:
+            await self._store.live(Delete(Table.INTENT, network.id))
+        except NetdError as error:
+            # The network is committed by now; an intent that stays behind is seen to be fulfilled.
+            log.warning("the intent to make network %r stays behind: %s", network.name, error)
 
     async def remove_network(self, network: Network) -> None:
         """To nothing, or an error after which the same can be asked again."""
@@ -103,11 +106,10 @@ class Changes:
         The ports that are new in `after` must have been taken; they are led to the container here.
         """
         name = after.sandbox.id
-        old = objects(before, networks)
         steps = Undo()
         try:
             await self._intend(name, Intent(before=before, after=after), steps)
-            await self._apply(plan(objects(after, networks), old), steps)
+            await self._apply(objects(after, networks), objects(before, networks), steps)
             await self._publishing.flush(_moved(before, after))
             steps.push(self._feed.sandbox_changed, after.sandbox, before.endpoints if before else ())
             await self._feed.sandbox_changed(after.sandbox, after.endpoints)
@@ -131,13 +133,14 @@ class Changes:
         steps.push(self._store.live, Delete(Table.INTENT, key))
         await self._store.live(Put(Table.INTENT, key, intent))
 
-    async def _apply(self, ops: Sequence[Op], steps: Undo) -> None:
+    async def _apply(self, new: frozenset[KernelObject], old: frozenset[KernelObject], steps: Undo) -> None:
+        ops = plan(new, old)
         try:
             await self._kernel.apply(ops)
         except ApplyError as error:
-            steps.push(self._kernel.apply, undo(error.done))
+            steps.push(self._kernel.apply, _way_back(old, new, ops, error.done))
             raise error.cause from error
-        steps.push(self._kernel.apply, undo(ops))
+        steps.push(self._kernel.apply, _way_back(old, new, ops, ops))
 
     async def _take_down(self, present: frozenset[KernelObject]) -> None:
         try:
@@ -164,6 +167,21 @@ def objects(attached: Attached | None, networks: Networks) -> frozenset[KernelOb
     if attached is None:
         return frozenset()
     return compile.sandbox(attached.sandbox, attached.endpoints, networks)
+
+
+def _way_back(
+    old: frozenset[KernelObject], new: frozenset[KernelObject], ops: Sequence[Op], done: Sequence[Op]
+) -> tuple[Op, ...]:
+    """What takes `done`, the beginning of `ops`, back from `new` to `old`.
+
+    Where a link was removed, `undo` brings it back bare. What it took along was no operation of its
+    own: it is that part of `old` which is neither in `new` nor was removed or changed by name.
+    """
+    back = undo(done)
+    if not any(isinstance(op, Remove) and isinstance(op.object, Bridge | Veth) for op in done):
+        return back
+    named = {op.old if isinstance(op, Change) else op.object for op in ops}
+    return (*back, *plan(old, {item for item in old if item in new or item in named}))
 
 
 def _erased(attached: Attached) -> list[Write]:

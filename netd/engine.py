@@ -145,6 +145,9 @@ class Engine:
                     answer.set_exception(error)
                 elif not isinstance(error, NetdError):
                     raise
+            except BaseException:
+                answer.cancel()
+                raise
             else:
                 if not answer.done():
                     answer.set_result(result)
@@ -158,6 +161,10 @@ class Engine:
     def leaving(self) -> Collection[str]:
         """Ids of networks and sandboxes whose removal has begun, and may have failed."""
         return self._leaving
+
+    def families(self) -> set[int]:
+        """The families in which the host must forward, for the networks that are and those to come."""
+        return families([*self.view.networks.values(), *self._making.values()])
 
     # --- networks ---------------------------------------------------------------------------------
 
@@ -182,7 +189,7 @@ class Engine:
                 try:
                     await self._forwarding.ensure(families([network]))
                     await self._changes.make_network(network)
-                except BaseException:
+                except Exception:
                     del self._making[network.id]
                     await self._relax()
                     raise
@@ -245,11 +252,10 @@ class Engine:
     async def _relax(self) -> None:
         """Turn forwarding off again where no network needs it any more."""
         try:
-            await self._forwarding.release(
-                lambda: families([*self.view.networks.values(), *self._making.values()])
-            )
+            await self._forwarding.release(self.families)
         except NetdError as error:
             log.warning("forwarding could not be turned off again: %s", error)
+            self._reconciler.request()
 
     async def prune_networks(self) -> list[Network]:
         """Remove every network without endpoints; return those removed."""

@@ -16,11 +16,11 @@ listen now (1) are told to go on listening (2) before forwarding is turned on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from netd import firewall, names
 from netd.drivers import bridge
-from netd.kernel.ports import Kernel
+from netd.kernel.ports import ApplyError, Kernel
 from netd.model import Network
 from netd.objects import Add, Change, Element, Op, Remove, Sysctl
 from netd.store.base import Delete, Put, Store, Table
@@ -78,7 +78,7 @@ class Forwarding:
         self._before |= before
         ops: list[Op] = [Add(firewall.closed(family))]
         ops += [_change(path, "1", "2") for path in before if path[-1] == "accept_ra"]
-        await self._kernel.apply([*ops, _change(SWITCHES[family], "0", "1")])
+        await self._apply([*ops, _change(SWITCHES[family], "0", "1")])
 
     async def _listening(self) -> dict[Path, str]:
         """Interfaces that take router advertisements now and would stop to."""
@@ -105,10 +105,17 @@ class Forwarding:
                 ops.append(_change(path, "2", "1"))
             if path == REDIRECTS:
                 ops.append(_change(path, "1", self._before[path]))
-        await self._kernel.apply([*ops, Remove(firewall.closed(family))])
-        await self._store.live(*(Delete(Table.FACT, _fact(path)) for path in own))
+        await self._apply([*ops, Remove(firewall.closed(family))])
         for path in own:
             del self._before[path]
+        # Should this fail, the next start finds facts that nobody needs, and comes by here again.
+        await self._store.live(*(Delete(Table.FACT, _fact(path)) for path in own))
+
+    async def _apply(self, ops: Sequence[Op]) -> None:
+        try:
+            await self._kernel.apply(ops)
+        except ApplyError as error:
+            raise error.cause from error
 
 
 def _change(path: Path, old: str, new: str) -> Change:

@@ -30,7 +30,7 @@ from typing import Protocol
 from netd import tasks, wanted
 from netd.errors import NetdError, NotFound
 from netd.events import Events
-from netd.forwarding import Forwarding, families
+from netd.forwarding import Forwarding
 from netd.kernel.ports import ApplyError, Kernel
 from netd.locks import Gate, Locks
 from netd.objects import Add, Change, Op, Remove, Sysctl, Veth
@@ -58,6 +58,9 @@ class Subject(Protocol):
     @property
     def leaving(self) -> Collection[str]:
         """Ids of networks and sandboxes that are being removed."""
+
+    def families(self) -> set[int]:
+        """The families in which the host must forward."""
 
     async def detach(self, sandbox_id: str) -> None:
         """Take a sandbox out whose namespace is gone."""
@@ -98,7 +101,6 @@ class Reconciler:
         for sandbox_id in suspects:
             if attached := self._subject.view.attached(sandbox_id):
                 await self._verify(attached)
-        await self._forwarding.release(self._needed)
 
     def watch(self) -> None:
         """From now on, repair what is damaged; and look once into every sandbox, in the background."""
@@ -154,7 +156,8 @@ class Reconciler:
 
     async def _round(self) -> None:
         """Compare the host with what it should be, and repair the difference."""
-        await self._forwarding.ensure(self._needed())
+        await self._forwarding.ensure(self._subject.families())
+        await self._forwarding.release(self._subject.families)
         ops = await self._difference()
         if not ops and not self._subject.view.degraded:
             self._failures = 0
@@ -164,9 +167,6 @@ class Reconciler:
             failed = await self._repair(await self._difference(), "the host")
         self._failures = self._failures + 1 if failed else 0
         self._blame(failed)
-
-    def _needed(self) -> set[int]:
-        return families(self._subject.view.networks.values())
 
     async def _difference(self) -> tuple[Op, ...]:
         view = self._subject.view

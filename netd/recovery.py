@@ -60,10 +60,10 @@ async def recover(store: Store, kernel: Kernel) -> Recovered:
     """Read the store and decide; changes nothing."""
     loaded = await store.load()
     found = Recovered(view=View(), facts=loaded.facts, freed=tuple(loaded.freed.values()))
-    networks, sandboxes = dict(loaded.networks), dict(loaded.sandboxes)
-    _judge_intents(loaded, networks, sandboxes, found)
+    networks, sandboxes, endpoints = dict(loaded.networks), dict(loaded.sandboxes), dict(loaded.endpoints)
+    _judge_intents(loaded, networks, sandboxes, endpoints, found)
     quarantined = list(loaded.quarantined)
-    attached = _put_together(networks, sandboxes, loaded.endpoints, quarantined, found.aside)
+    attached = _put_together(networks, sandboxes, endpoints, quarantined, found.aside)
     alive = await asyncio.gather(*(kernel.netns_alive(each.sandbox.netns) for each in attached))
     for each, lives in zip(attached, alive, strict=True):
         if not lives:
@@ -80,7 +80,11 @@ async def recover(store: Store, kernel: Kernel) -> Recovered:
 
 
 def _judge_intents(
-    loaded: Loaded, networks: dict[str, Network], sandboxes: dict[str, Sandbox], found: Recovered
+    loaded: Loaded,
+    networks: dict[str, Network],
+    sandboxes: dict[str, Sandbox],
+    endpoints: dict[str, Endpoint],
+    found: Recovered,
 ) -> None:
     for key, intent in loaded.intents.items():
         found.live.append(Delete(Table.INTENT, key))
@@ -93,6 +97,8 @@ def _judge_intents(
             found.suspects.add(intent.after.sandbox.id)
         elif intent.before:
             sandboxes.pop(intent.before.sandbox.id, None)
+            for endpoint in intent.before.endpoints:
+                endpoints.pop(endpoint.id, None)
             _drop(intent.before, found)
 
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from netd.engine import Engine
 from netd.events import Events
 from netd.kernel.fake import FakeKernel
+from netd.kernel.ports import Kernel
 from netd.model import Endpoint, Network, Owner, PortMapping, Proto, Sandbox
 from netd.objects import Sysctl
 from netd.settings import Settings
+from netd.store.base import Store
 from netd.store.sqlite import SqliteStore
+from netd.wanted import everything
 
 FORWARD4 = ("net", "ipv4", "ip_forward")
 FORWARD6 = ("net", "ipv6", "conf", "all", "forwarding")
@@ -62,6 +65,8 @@ class Host:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.kernel = FakeKernel()
+        self.wrap: Callable[[Host], None] = lambda host: None
+        """Called with each new daemon's surroundings, to put something between them and it."""
         self.kernel.sysctls.update({FORWARD4: "0", FORWARD6: "0", RANGE: "40000 40999", RESERVED: "40001"})
         self.boot = "boot"
         self.engine: Engine
@@ -73,9 +78,12 @@ class Host:
         """Start a daemon."""
         self.feed, events = Feed(), Events()
         self.store = SqliteStore(self.directory / "state", self.directory / "run", boot_id=self.boot)
+        self.seen: Kernel = self.kernel
+        self.remembered: Store = self.store
+        self.wrap(self)
         self.engine = Engine(
-            kernel=self.kernel,
-            store=self.store,
+            kernel=self.seen,
+            store=self.remembered,
             feed=self.feed,
             settings=Settings(),
             events=events,
@@ -95,6 +103,23 @@ class Host:
         """End the daemon in good order, and start the next."""
         await self.engine.close()
         return await self.start()
+
+    async def crash(self) -> None:
+        """The daemon dies where it stands; the kernel and the files are what they are."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.store.close()
+        await self.kernel.close()
+
+    def assert_as_wanted(self) -> None:
+        """The kernel holds what the view asks for, on the host and inside, and nothing else."""
+        wide = {Sysctl(path, "").key for path in (FORWARD4, FORWARD6)}
+        there = {str(item) for item in self.kernel.objects if item.key not in wide}
+        wanted = everything(self.engine.view, ()) | self.engine._forwarding.closed()
+        assert there == {str(item) for item in wanted}
 
     def events(self) -> list[str]:
         """What was emitted since the last time, as "type action name"."""

@@ -1,0 +1,328 @@
+"""Every change is whole or absent, at whatever step the daemon dies, and wherever something fails.
+
+A `Fuse` is put between the engine and its surroundings. It counts the steps that leave a trace (each
+kernel operation, each commit, each word to the DNS) and burns at the Nth: either the daemon dies
+there (`Crash`, which no code of the product catches), or that step fails with an error. Each use
+case is run with N = 1, 2, 3, … until the fuse no longer burns, so every step is hit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from netd.changes import Undo
+from netd.errors import AlreadyExists, Exhausted, KernelError, NetdError, NotFound, Unavailable
+from netd.kernel.fake import FakeKernel
+from netd.kernel.ports import ApplyError
+from netd.model import NetworkRequest, Proto, Want
+from netd.objects import Op
+from netd.store.base import Store, Write
+from tests.unit.host import Feed, Host, port
+
+FRONT = NetworkRequest(name="front", ipv6=True)
+BACK = NetworkRequest(name="back")
+SIDE = NetworkRequest(name="side", ipv6=True)
+PORTS = (port(18080), port(18053, proto=Proto.UDP, container=53))
+
+
+class Crash(BaseException):
+    """The process dies."""
+
+
+class Fuse:
+    """Burns at the `left`th step; 0 never does."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.how: Callable[[str], BaseException] = Crash
+        self.burnt = False
+
+    def step(self, what: str) -> None:
+        if self.left:
+            self.left -= 1
+            if not self.left:
+                self.burnt = True
+                raise self.how(what)
+
+
+class FusedKernel:
+    """A kernel in which each operation is a step."""
+
+    def __init__(self, kernel: FakeKernel, fuse: Fuse) -> None:
+        self._kernel = kernel
+        self._fuse = fuse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
+
+    async def apply(self, ops: Sequence[Op]) -> None:
+        done: list[Op] = []
+        for op in ops:
+            try:
+                self._fuse.step("kernel")
+                await self._kernel.apply([op])
+            except NetdError as error:
+                cause = error.cause if isinstance(error, ApplyError) else error
+                raise ApplyError(cause, done) from error
+            done.append(op)
+
+
+class FusedStore:
+    """A store in which each commit is two steps: one may die before it and after it."""
+
+    def __init__(self, store: Store, fuse: Fuse) -> None:
+        self._store = store
+        self._fuse = fuse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def define(self, *writes: Write) -> None:
+        self._fuse.step("store")
+        await self._store.define(*writes)
+        if self._fuse.how is Crash:
+            self._fuse.step("store")
+
+    async def live(self, *writes: Write) -> None:
+        self._fuse.step("store")
+        await self._store.live(*writes)
+        if self._fuse.how is Crash:
+            self._fuse.step("store")
+
+
+class FusedFeed(Feed):
+    """A name feed in which each word is a step."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        super().__init__()
+        self._fuse = fuse
+
+    async def network_added(self, network: Any) -> None:
+        self._fuse.step("feed")
+        await super().network_added(network)
+
+    async def network_removed(self, network: Any) -> None:
+        self._fuse.step("feed")
+        await super().network_removed(network)
+
+    async def sandbox_changed(self, sandbox: Any, endpoints: Any) -> None:
+        self._fuse.step("feed")
+        await super().sandbox_changed(sandbox, endpoints)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A use case: what must be there first, and the request."""
+
+    prepare: Callable[[Host], Awaitable[object]]
+    request: Callable[[Host], Awaitable[object]]
+
+
+async def nothing(host: Host) -> None:
+    pass
+
+
+async def networks(host: Host) -> None:
+    for request in (FRONT, BACK):
+        await host.engine.create_network(request)
+
+
+async def attached(host: Host) -> None:
+    await networks(host)
+    web = await host.sandbox("web", *PORTS)
+    await host.engine.attach(web, [Want(network="back")])
+
+
+async def attached_twice(host: Host) -> None:
+    await attached(host)
+    await host.engine.connect("id-web", Want(network="front", gateway_priority=1))
+
+
+async def attach(host: Host) -> object:
+    path = "/run/netd/netns/web"
+    if path not in host.kernel._namespaces:
+        await host.kernel.netns_create("web")
+    netns = await host.kernel.netns_open(path, "web")
+    web = replace(await sandbox_named(host, "web"), netns=netns, ports=PORTS)
+    return await host.engine.attach(web, [Want(network="front"), Want(network="back", ifname="back0")])
+
+
+async def sandbox_named(host: Host, name: str) -> Any:
+    from netd.model import Netns, Owner, Sandbox
+
+    nowhere = Netns(label=name, path="", device=0, inode=0)
+    return Sandbox(id=f"id-{name}", name=name, owner=Owner.CONTAINER, netns=nowhere)
+
+
+CASES = {
+    "create": Case(nothing, lambda host: host.engine.create_network(FRONT)),
+    "create another": Case(networks, lambda host: host.engine.create_network(SIDE)),
+    "remove": Case(networks, lambda host: host.engine.remove_network("front")),
+    "attach": Case(networks, attach),
+    "detach": Case(attached_twice, lambda host: host.engine.detach("id-web")),
+    "connect": Case(
+        attached, lambda host: host.engine.connect("id-web", Want(network="front", gateway_priority=1))
+    ),
+    "disconnect": Case(attached_twice, lambda host: host.engine.disconnect("id-web", "front")),
+    "publish": Case(attached, lambda host: host.engine.publish("id-web", [port(19090)])),
+    "unpublish": Case(attached, lambda host: host.engine.unpublish("id-web", PORTS)),
+}
+CONFLICTS = (AlreadyExists, NotFound)
+"""What the repetition of a request may be answered with, where it had succeeded before."""
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory without a disk behind it: hundreds of starts need not wait for theirs."""
+    with TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+def fused(directory: Path) -> tuple[Host, Fuse]:
+    host, fuse = Host(directory), Fuse()
+
+    def wrap(host: Host) -> None:
+        host.seen = FusedKernel(host.kernel, fuse)
+        host.feed = FusedFeed(fuse)
+        host.remembered = FusedStore(host.store, fuse)
+
+    host.wrap = wrap
+    return host, fuse
+
+
+def everything_of(host: Host) -> tuple[object, ...]:
+    """What can be seen of a host, for comparison."""
+    view = host.engine.view
+    return (
+        frozenset(host.left_over()),
+        view.networks,
+        view.sandboxes,
+        view.endpoints,
+        host.feed.names,
+        host.feed.networks,
+    )
+
+
+async def remove_all(host: Host) -> None:
+    for id in list(host.engine.view.sandboxes):
+        await host.engine.detach(id)
+    await host.engine.prune_networks()
+    assert host.left_over() == set()
+    loaded = await host.store.load()
+    assert (loaded.networks, loaded.sandboxes, loaded.endpoints) == ({}, {}, {})
+    assert (loaded.intents, loaded.facts) == ({}, {})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dying_at_any_step(name: str, memory: Path) -> None:
+    """After a death: whole or absent, the request can be repeated, and all of it can be removed."""
+
+    async def story(number: int) -> bool:
+        host, fuse = fused(memory / str(number))
+        await host.start()
+        await CASES[name].prepare(host)
+        fuse.left = number
+        try:
+            await CASES[name].request(host)
+        except (Crash, asyncio.CancelledError):
+            assert fuse.burnt
+        burnt, fuse.left = fuse.burnt, 0
+        if burnt:
+            await host.crash()
+            # The next start dies, too, at a step that differs from run to run; the one after does not.
+            fuse.left, fuse.burnt = number % 11 + 1, False
+            try:
+                await host.start()
+            except (Crash, asyncio.CancelledError):
+                assert fuse.burnt
+            await host.crash()
+            fuse.left = 0
+            await host.start()
+        host.assert_as_wanted()
+        assert (await host.store.load()).intents == {}
+        with suppress(*CONFLICTS):
+            await CASES[name].request(host)
+        host.assert_as_wanted()
+        await remove_all(host)
+        await host.engine.close()
+        return burnt
+
+    steps = 1
+    while asyncio.run(story(steps)):
+        steps += 1
+    assert steps > 5, "the fuse was not where the steps are"
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "error",
+    [KernelError(errno.ENOMEM, "kernel"), Exhausted("full"), Unavailable("away")],
+    ids=lambda e: type(e).__name__,
+)
+def test_failing_at_any_step(name: str, error: NetdError, memory: Path) -> None:
+    """After an error: what was made is undone, what was removed can be removed again."""
+    removing = name in ("remove", "detach")
+
+    async def story(number: int) -> bool:
+        host, fuse = fused(memory / str(number))
+        fuse.how = lambda what: error
+        await host.start()
+        await CASES[name].prepare(host)
+        before = everything_of(host)
+        fuse.left = number
+        failed = False
+        try:
+            await CASES[name].request(host)
+        except type(error):
+            failed = True
+        burnt, fuse.left = fuse.burnt, 0
+        if failed and not removing:
+            assert everything_of(host) == before
+            assert (await host.store.load()).intents == {}
+        if failed:
+            await CASES[name].request(host)
+        host.assert_as_wanted()
+        assert host.feed.networks == {network.name for network in host.engine.view.networks.values()}
+        assert host.feed.names.keys() == {sandbox.name for sandbox in host.engine.view.sandboxes.values()}
+        await host.restart()
+        host.assert_as_wanted()
+        await remove_all(host)
+        await host.engine.close()
+        return burnt
+
+    steps = 1
+    while asyncio.run(story(steps)):
+        steps += 1
+    assert steps > 4, "the fuse was not where the steps are"
+
+
+def test_undo_goes_backwards_and_stops_where_it_fails() -> None:
+    done: list[str] = []
+
+    async def step(what: str) -> None:
+        if what == "broken":
+            raise Unavailable("no")
+        done.append(what)
+
+    async def story() -> None:
+        steps = Undo()
+        for what in ("first", "second"):
+            steps.push(step, what)
+        assert await steps.run()
+        assert done == ["second", "first"]
+        done.clear()
+        for what in ("intent", "broken", "last"):
+            steps.push(step, what)
+        assert not await steps.run()
+        assert done == ["last"]
+
+    asyncio.run(story())
