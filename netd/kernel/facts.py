@@ -6,6 +6,7 @@ uplink whose MTU a new network takes. None of it is ever changed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from ipaddress import ip_address
@@ -28,6 +29,8 @@ class Facts:
 
     def __init__(self) -> None:
         self._rtnl: AsyncIPRoute | None = None
+        # The kernel runs one dump at a time on a socket and refuses a second with EBUSY.
+        self._turn = asyncio.Lock()
 
     async def start(self) -> None:
         # Strict checking makes the kernel filter dumps; extended ACKs give errors their words.
@@ -95,7 +98,8 @@ class Facts:
         e08b54a5), so it is looked at here."""
         for _ in range(DUMP_TRIES):
             try:
-                messages = [message async for message in await ask()]
+                async with self._turn:
+                    messages = [message async for message in await ask()]
             except NetlinkError as error:
                 raise KernelError(error.code, "read the host's network configuration") from error
             if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
