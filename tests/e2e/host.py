@@ -19,6 +19,7 @@ import contextlib
 import difflib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -101,7 +102,16 @@ class Node:
     def _enter(self) -> list[str]:
         root = f"/proc/{self.lab.pid}"
         net = f"{root}/ns/net" if self.name == "host" else f"{root}/root/run/netns/{self.name}"
-        return ["nsenter", f"--target={self.lab.pid}", "--mount", "--pid", "--uts", "--ipc", f"--net={net}"]
+        return [
+            "nsenter",
+            f"--target={self.lab.pid}",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--cgroup",
+            f"--net={net}",
+        ]
 
     def run(
         self, *argv: str | Path, input: str = "", timeout: float = 60.0
@@ -280,14 +290,14 @@ class Host(Node):
         return found
 
     def refused(self, *arguments: str | Path, status: int = 1) -> str:
-        """The one line with which `netd ...` is refused."""
+        """What `netd ...` writes when it is refused: one line."""
         done = self.run(NETD, *arguments)
         assert done.returncode == status, (
             f"netd {arguments}: exit {done.returncode}: {done.stderr}{done.stdout}"
         )
         message = done.stderr.strip()
         assert message, "a refusal says why"
-        if status == 1:
+        if status == 1 and arguments[0] != "daemon":  # which logs as well
             assert "\n" not in message, f"a refusal is one line: {message}"
         return message
 
@@ -329,6 +339,45 @@ class Host(Node):
             self.netd("network", "rm", *networks)
 
 
+GROUP = "netd-lab-"
+"""What the control groups of labs are called; the pid of the owner follows."""
+
+
+def lab_groups() -> Iterator[Path]:
+    """The labs' own groups in every hierarchy, wherever in it they are."""
+    for directory, below, _ in os.walk("/sys/fs/cgroup"):
+        found = [name for name in below if name.startswith(GROUP)]
+        below[:] = [name for name in below if name not in found]
+        yield from (Path(directory, name) for name in found)
+
+
+def remove_groups(name: str) -> None:
+    """Remove the group `name` of every hierarchy and what is below it. Its processes are dead."""
+    for group in lab_groups():
+        if group.name == name:
+            for directory, _, _ in os.walk(group, topdown=False):
+                eventually(f"{directory} is empty", lambda: removed(Path(directory)))  # noqa: B023
+
+
+def removed(group: Path) -> bool:
+    """Remove an empty group; False as long as its last processes are still ending."""
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def sweep() -> None:
+    """Remove what labs left whose owner was killed: groups are in no namespace that could end with it."""
+    for group in {path.name for path in lab_groups()}:
+        owner = group.removeprefix(GROUP).partition("-")[0]
+        if not Path(f"/proc/{owner}").exists():
+            remove_groups(group)
+
+
 class Lab:
     """The namespaces, as a context manager."""
 
@@ -342,9 +391,11 @@ class Lab:
             "PYTHONWARNINGS": "error",
             "COLUMNS": "200",
         }
+        sweep()
+        self._group = f"{GROUP}{os.getpid()}-{secrets.token_hex(4)}"
         unshare = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
         self._init = subprocess.Popen(
-            [*unshare, "--propagation=private", PYTHON, "-IS", HERE / "init.py"],
+            [*unshare, "--propagation=private", PYTHON, "-IS", HERE / "init.py", self._group],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -386,6 +437,7 @@ class Lab:
                     stream.close()
         if self._init.stdout:
             self._init.stdout.close()
+        remove_groups(self._group)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -398,10 +450,15 @@ def serving(lab: Lab) -> Iterator[Host]:
     """
     host = lab.host
     host.start()
+    present = len(lab.processes)
     before = host.census()
     yield host
     if host.daemon is None:
         host.start()
+    for process in lab.processes[present:]:
+        if process is not host.daemon:
+            process.kill()
+            process.wait()
     host.remove_everything()
     after = eventually_equal(before, host.census)
     assert after == before, "left behind:\n" + "\n".join(unified(before, after))

@@ -151,7 +151,7 @@ def test_a_root_file_system_of_ones_own(front: Host, tmp_path: Path) -> None:
     busybox.chmod(0o755)
     flags = ("--rootfs", str(tmp_path), "--", "/bin/busybox", "sh", "-c")
     script = "busybox ls /; echo new > /file; busybox cat /file; busybox cat /etc/hostname; busybox ls /dev"
-    done = run(front, "--name", "lean", *flags, script.replace("busybox", "/bin/busybox"))
+    done = run(front, "--hostname", "lean", *flags, script.replace("busybox", "/bin/busybox"))
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
     assert {"bin", "dev", "etc", "proc", "sys", "new", "lean", "null", "urandom", "shm"} <= set(words)

@@ -134,6 +134,13 @@ def test_the_inside_of_a_container_is_set_up_as_promised(host: Host) -> None:
 
 def test_the_uplinks_mtu_is_taken_unless_another_is_given(host: Host) -> None:
     host.sh("ip link set eth0 mtu 1400")
+    try:
+        _mtu(host)
+    finally:
+        host.sh("ip link set eth0 mtu 1500")
+
+
+def _mtu(host: Host) -> None:
     host.netd("network", "create", "front")
     host.netd("network", "create", "jumbo", "--mtu", "9000")
     assert host.network("front")["mtu"] == 1400
