@@ -107,13 +107,7 @@ class _V2Group:
         self._path = f"{root}/{name}"
 
     def create(self, limits: Limits) -> None:
-        above = self._root
-        for part in self._name.split("/"):
-            # A group passes on to its children only what is named here; it must hold no process itself.
-            _write(f"{above}/cgroup.subtree_control", " ".join(f"+{name}" for name in _V2_CONTROLLERS))
-            above = f"{above}/{part}"
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(above, 0o755)  # noqa: PTH102
+        _make(self._root, self._name, pass_on=_V2_CONTROLLERS)
         if limits.memory:
             _write(f"{self._path}/memory.max", str(limits.memory))
             # The limit includes swap, so none may be used beyond it; without swap the file is missing.
@@ -136,6 +130,7 @@ class _V2Group:
 
     def remove(self) -> None:
         _remove(self._path)
+        _remove_empty_parents(self._root, self._name)
 
 
 class V1:
@@ -145,19 +140,21 @@ class V1:
         self._mounts = mounts
 
     def group(self, name: str) -> Group:
-        return _V1Group({controller: f"{path}/{name}" for controller, path in self._mounts.items()})
+        return _V1Group(self._mounts, name)
 
     def children(self, name: str) -> set[str]:
         return set().union(*(_directories(f"{path}/{name}") for path in self._mounts.values()))
 
 
 class _V1Group:
-    def __init__(self, paths: dict[str, str]) -> None:
-        self._paths = paths
+    def __init__(self, mounts: dict[str, str], name: str) -> None:
+        self._mounts = mounts
+        self._name = name
+        self._paths = {controller: f"{path}/{name}" for controller, path in mounts.items()}
 
     def create(self, limits: Limits) -> None:
-        for path in self._paths.values():
-            os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103
+        for mount in dict.fromkeys(self._mounts.values()):
+            _make(mount, self._name)
         if limits.memory:
             _write(f"{self._paths['memory']}/memory.limit_in_bytes", str(limits.memory))
             # Missing where the kernel does not account swap: then the limit is one of memory alone.
@@ -190,8 +187,9 @@ class _V1Group:
             _write(f"{freezer}/freezer.state", "THAWED")
 
     def remove(self) -> None:
-        for path in dict.fromkeys(self._paths.values()):
-            _remove(path)
+        for mount in dict.fromkeys(self._mounts.values()):
+            _remove(f"{mount}/{self._name}")
+            _remove_empty_parents(mount, self._name)
 
 
 def _read(path: str) -> str:
@@ -223,6 +221,37 @@ def _directories(path: str) -> set[str]:
             return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
     except FileNotFoundError:
         return set()
+
+
+def _make(mount: str, name: str, pass_on: tuple[str, ...] = ()) -> None:
+    """Make the group `name` with those above it; on v2 each passes the controllers `pass_on` to the next.
+
+    The last container of a run dir, or of all, takes the groups above it along when it goes; one that
+    comes at that moment begins again.
+    """
+    for attempt in range(10):
+        path = mount
+        try:
+            for part in name.split("/"):
+                if pass_on:
+                    _write(f"{path}/cgroup.subtree_control", " ".join(f"+{each}" for each in pass_on))
+                path = f"{path}/{part}"
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, 0o755)  # noqa: PTH102
+            return
+        except FileNotFoundError:
+            if attempt == 9:
+                raise
+
+
+def _remove_empty_parents(mount: str, name: str) -> None:
+    """rmdir refuses while there is another container, and that is all there is to ask."""
+    for _ in range(name.count("/")):
+        name = name.rpartition("/")[0]
+        try:
+            os.rmdir(f"{mount}/{name}")  # noqa: PTH106
+        except OSError:
+            return
 
 
 def _remove(path: str) -> None:

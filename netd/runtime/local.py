@@ -158,7 +158,7 @@ class LocalRuntime:
             await connection.close()
         if frame.kind == "error":
             await self.wait(id)
-            raise Invalid(frame.data.decode(errors="replace"))
+            raise _not_executed(frame)
         return await self.status(id)
 
     async def exec(self, id: str, process: Process) -> Attached:
@@ -181,7 +181,7 @@ class LocalRuntime:
             raise
         if frame.kind == "error":
             await connection.close()
-            raise Invalid(frame.data.decode(errors="replace"))
+            raise _not_executed(frame)
         return connection
 
     async def attach(self, id: str) -> Attached:
@@ -316,6 +316,13 @@ def _furnish(directory: Path, spec: ContainerSpec) -> None:
         record.write(fd, record.SPEC, spec)
     finally:
         os.close(fd)
+
+
+def _not_executed(frame: Frame) -> Invalid:
+    """The refusal of a command; it carries the exit status that a shell would end with, 126 or 127."""
+    error = Invalid(frame.data.decode(errors="replace"))
+    error.exit_code = frame.code
+    return error
 
 
 def _last_words(directory: Path) -> str:

@@ -148,9 +148,8 @@ def make_directories(root: int, path: str) -> int:
             try:
                 os.mkdir(part, 0o755, dir_fd=fd)
             except FileExistsError:
-                raise Invalid(
-                    f"{path!r} cannot be used: /{so_far[2:]} is a link that leads nowhere inside the container"
-                ) from None
+                reason = f"/{so_far[2:]} is a link that leads nowhere inside the container"
+                raise Invalid(f"{path!r} cannot be used: {reason}") from None
             following = syscalls.openat2(root, so_far, flags, _IN_ROOT)
         os.close(fd)
         fd = following

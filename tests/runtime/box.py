@@ -206,8 +206,7 @@ class Box:
         found: Counter[str] = Counter()
         found.update(f"directory {path}" for path in (self.run_dir / "containers").iterdir())
         for top in [*Path("/sys/fs/cgroup").glob(f"*/{self.group}"), Path("/sys/fs/cgroup", self.group)]:
-            if top.exists():
-                found.update(f"cgroup {path}" for path in top.iterdir() if path.is_dir())
+            found.update(f"cgroup {path}" for path, _, _ in os.walk(top))
         found.update(f"process {title}" for title in self.processes())
         found.update(f"descriptor {name}" for name in _descriptors(os.getpid()))
         found.update(f"mount {line}" for line in self.do(_mounts()))
