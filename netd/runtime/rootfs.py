@@ -12,7 +12,9 @@ a `..` or a directory swapped in between, the worst it can reach is another plac
 Nothing of the container runs yet, and /proc, /sys and /dev come last, on top, by descriptor.
 
 Device nodes found in a root file system or a volume do not work (`nodev`): no device cgroup stands behind
-them. Writes go to a tmpfs, counted against the container's memory limit and at most half of the memory.
+them. Set-user-ID bits and file capabilities have no effect anyway under no_new_privs; with `nosuid` the
+latter are not even looked at, without which the kernel refuses to execute a `ping` that carries NET_RAW to
+a container that lacks it. Writes go to a tmpfs, counted against the container's memory limit and at most half of the memory.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ FILES = {"hosts": "etc/hosts", "hostname": "etc/hostname", "resolv.conf": "etc/r
 MOUNT_POINT = "root"
 """The empty directory in the container's directory on which its tmpfs is mounted, in its namespace only."""
 
+_INERT = syscalls.NODEV | syscalls.NOSUID
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
@@ -77,7 +80,7 @@ def _source(path: str, read_only: bool) -> int:
     """A detached copy of what is at `path` of the host, with what is mounted below."""
     try:
         mount = syscalls.open_tree(syscalls.AT_FDCWD, path, recursive=True)
-        attributes = syscalls.NODEV | (syscalls.RDONLY if read_only else 0)
+        attributes = _INERT | (syscalls.RDONLY if read_only else 0)
         syscalls.mount_setattr(mount, attributes, recursive=True)
     except OSError as error:
         raise Invalid(f"volume source {path!r} cannot be mounted: {error.strerror}") from error
@@ -103,7 +106,7 @@ def _overlay(rootfs: str, scratch: int, hidden: Sequence[host.Hidden]) -> int:
     os.fchdir(scratch)
     options = {"lowerdir": lower, "upperdir": "upper", "workdir": "work"}
     try:
-        overlay = syscalls.new_filesystem("overlay", syscalls.NODEV, options)
+        overlay = syscalls.new_filesystem("overlay", _INERT, options)
     except OSError as error:
         raise Invalid(f"rootfs {rootfs!r} cannot be used: {error.strerror}") from error
     merged = os.open("merged", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=scratch)
