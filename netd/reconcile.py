@@ -85,6 +85,7 @@ class Reconciler:
         self._forwarding = forwarding
         self._events = events
         self._asked = asyncio.Event()
+        self._looking = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._failures = 0
 
@@ -104,12 +105,18 @@ class Reconciler:
 
     def watch(self) -> None:
         """From now on, repair what is damaged; and look once into every sandbox, in the background."""
+        self._looking += 1
         self._tasks.append(tasks.spawn(self._loop(), name="reconcile"))
         self._tasks.append(tasks.spawn(self._verify_all(), name="verify sandboxes"))
 
     def request(self) -> None:
         """Something may be wrong: look soon."""
         self._asked.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something that was not looked at yet, or is being looked at."""
+        return self._asked.is_set() or self._looking > 0
 
     async def close(self) -> None:
         """Stop; a repair under way is finished."""
@@ -128,12 +135,15 @@ class Reconciler:
         while True:
             await self._wait_until_asked()
             await self._wait_until_quiet()
+            self._looking += 1
             self._asked.clear()
             try:
                 await self._round()
             except NetdError as error:
                 self._failures += 1
                 log.error("could not compare the host with what it should be: %s", error)
+            finally:
+                self._looking -= 1
 
     async def _wait_until_asked(self) -> None:
         retry = None
@@ -203,7 +213,7 @@ class Reconciler:
         done = [op for op in ops if op not in failed]
         for op in done:
             log.debug("repaired: %s", op)
-            self._events.emit("repair", _verb(op), "", where, object=_object(op))
+            self._events.emit("repair", _verb(op), "", _object(op), where=where)
         for op, reason in failed.items():
             log.debug("not repaired: %s: %s", op, reason)
         log.warning("%s: %s", where, _sentence(done, failed))
@@ -231,9 +241,12 @@ class Reconciler:
                 if attached and sandbox_id not in self._subject.leaving:
                     await self._verify(attached)
 
-        async with asyncio.TaskGroup() as group:
-            for sandbox_id in list(self._subject.view.sandboxes):
-                group.create_task(verify(sandbox_id))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for sandbox_id in list(self._subject.view.sandboxes):
+                    group.create_task(verify(sandbox_id))
+        finally:
+            self._looking -= 1
 
     async def _verify(self, attached: Attached) -> None:
         """Compare the inside of one sandbox with what it should be, and repair the difference."""

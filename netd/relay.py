@@ -13,7 +13,8 @@ not anything ever arrives at them:
     an address      that one
 
 A port is first held (bound and listening: clients queue, nothing is accepted), then served once the
-container can be reached, and dropped. It costs two descriptors and no task: 200 ports take a few
+container can be reached, and dropped. While its container is in no network that leads out, clients
+are refused. It costs two descriptors and no task: 200 ports take a few
 milliseconds and no process. `netd.pipes` and `netd.flows` are what runs through.
 """
 
@@ -40,7 +41,7 @@ PAUSE = 1.0
 """Seconds in which nothing is accepted after descriptors have run out."""
 
 Targets = Mapping[int, IPAddress]
-"""Where a port leads: the container's address by family; empty for nowhere."""
+"""Where a port leads: the container's address by family; none for nowhere."""
 
 Holder = Callable[[Proto, IPAddress | None, int], Awaitable[str]]
 """Names the program that holds a port (`Kernel.holder`)."""
@@ -123,7 +124,7 @@ class Relay:
         return mapping in self._ports
 
     def serve(self, mapping: PortMapping, targets: Targets) -> None:
-        """Let in whoever comes, and lead them to the container; without targets, let nobody in."""
+        """Let in whoever comes, and lead them to the container; without targets, refuse them."""
         self._ports[mapping].serve(targets)
 
     def drop(self, mapping: PortMapping) -> None:
@@ -158,7 +159,7 @@ class _Port:
         self._relay = relay
         self._mapping = mapping
         self._sockets = sockets
-        self._targets: Targets = {}
+        self._targets: Targets | None = None
         self._pipes: set[Pipe] = set()
         self._flows: dict[tuple[Any, bytes], Flow] = {}
 
@@ -171,10 +172,7 @@ class _Port:
         loop = asyncio.get_running_loop()
         arrived = self._accept if self._mapping.proto is Proto.TCP else self._receive
         for listener in self._sockets:
-            if targets:
-                loop.add_reader(listener, arrived, listener)
-            else:
-                loop.remove_reader(listener)
+            loop.add_reader(listener, arrived, listener)
 
     def close(self) -> None:
         """Give the port back."""
@@ -182,7 +180,6 @@ class _Port:
         for listener in self._sockets:
             loop.remove_reader(listener)
             listener.close()
-        self._targets = {}
         self._cut()
 
     def _cut(self) -> None:
@@ -193,6 +190,7 @@ class _Port:
 
     def _target(self, listener: socket.socket) -> tuple[str, int]:
         """Where to lead a client of `listener`: within its family, if the container has it."""
+        assert self._targets
         family = 6 if listener.family == socket.AF_INET6 else 4
         address = self._targets.get(family) or next(iter(self._targets.values()))
         return str(address), self._mapping.container_port
@@ -211,14 +209,14 @@ class _Port:
                 loop.call_later(PAUSE, self._look_again, listener)
                 return
             client.setblocking(False)
-            if self._relay.connections >= CONNECTIONS:
+            if not self._targets or self._relay.connections >= CONNECTIONS:
                 reset(client)
                 continue
             self._relay.connections += 1
             self._pipes.add(Pipe(client, self._target(listener), self._ended))
 
     def _look_again(self, listener: socket.socket) -> None:
-        if self._targets and listener.fileno() >= 0:
+        if listener.fileno() >= 0:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _ended(self, pipe: Pipe) -> None:
@@ -231,6 +229,8 @@ class _Port:
                 data, ancillary, _, client = listener.recvmsg(DATAGRAM, 128)
             except OSError:
                 return
+            if not self._targets:
+                continue
             key = (client, local_address(ancillary))
             flow = self._flows.get(key)
             if flow is None:

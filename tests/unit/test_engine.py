@@ -13,7 +13,7 @@ from netd.errors import AlreadyExists, InUse, Invalid, NotFound, Unavailable
 from netd.kernel.ports import Uplink
 from netd.model import Network, NetworkRequest, Proto, Want
 from netd.names import bridge_name
-from tests.unit.host import FORWARD4, Host, port, running
+from tests.unit.host import FORWARD4, Host, port, running, until
 
 FRONT = NetworkRequest(name="front", ipv6=True)
 BACK = NetworkRequest(name="back")
@@ -444,7 +444,7 @@ def test_a_restart_with_nothing_changed_writes_nothing(tmp_path: Path) -> None:
             assert host.kernel.writes == writes
             assert host.engine.view == view
             assert host.feed.names == names
-            await asyncio.sleep(0.05)  # the look into every sandbox, in the background
+            await until(lambda: not host.engine._reconciler.busy)  # it looks into every sandbox
             assert host.kernel.writes == writes
             with pytest.raises(AlreadyExists, match="18080/tcp is already published by 'c0'"):
                 await host.engine.publish("id-c1", [port(18080)])

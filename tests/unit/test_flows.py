@@ -60,6 +60,22 @@ def test_datagrams_come_back_from_the_address_that_was_asked(asked: str, inside:
     asyncio.run(story())
 
 
+def test_a_port_that_leads_nowhere_swallows_datagrams() -> None:
+    async def story() -> None:
+        with udp_server("127.0.0.1") as server, relaying() as relay:
+            mapping = published(Proto.UDP, server.getsockname()[1], "127.0.0.1")
+            await relay.hold(mapping)
+            relay.serve(mapping, {})
+            with udp_client("127.0.0.1", mapping.host_port) as client:
+                client.send(b"anybody?")  # on loopback, this is in the relay's queue when it returns
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                relay.serve(mapping, {4: ip_address("127.0.0.1")})
+                assert await ask(client, server, b"yes") == b"YES"
+
+    asyncio.run(story())
+
+
 def test_silent_flows_end_and_the_most_silent_one_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         with udp_server("127.0.0.1") as server, relaying() as relay:

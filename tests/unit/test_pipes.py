@@ -156,6 +156,22 @@ def test_clients_wait_while_a_port_is_only_held() -> None:
     asyncio.run(story())
 
 
+def test_a_port_that_leads_nowhere_refuses_and_can_lead_again() -> None:
+    async def story() -> None:
+        async with container(shout) as port:
+            with relaying() as relay:
+                mapping = published(Proto.TCP, port, "127.0.0.1")
+                await relay.hold(mapping)
+                for _ in range(2):
+                    relay.serve(mapping, {})
+                    with pytest.raises(ConnectionResetError):
+                        await request("127.0.0.1", mapping.host_port, b"anybody?")
+                    relay.serve(mapping, {4: ip_address("127.0.0.1")})
+                    assert await request("127.0.0.1", mapping.host_port, b"yes") == b"YES"
+
+    asyncio.run(story())
+
+
 def test_dropping_a_port_cuts_what_runs_through_it() -> None:
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")
