@@ -121,9 +121,19 @@ async def on_thread(work: Callable[[], T], name: str) -> T:
 
 
 def blocking(work: Callable[[], T], name: str) -> T:
-    """The same for callers that have no event loop: wait for the thread and give what it returned."""
+    """As `on_thread`, for callers without an event loop: wait for the thread here."""
     with ThreadPoolExecutor(1, name) as thread:  # used once, so it ends with the work
         return thread.submit(work).result()
+
+
+def in_new_namespace(work: Callable[[], T]) -> T:
+    """What `work()` gives in a namespace that is made for it, on a thread that is, and end with it."""
+
+    def body() -> T:
+        _check(_libc.unshare(CLONE_NEWNET), "create a network namespace")
+        return work()
+
+    return blocking(body, "netns")
 
 
 async def settled(future: asyncio.Future[T]) -> T:

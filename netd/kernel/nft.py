@@ -1,15 +1,18 @@
-"""nftables through libnftables: the constant rule set, and the elements of its sets and maps.
+"""nftables: the constant rule set, and the elements of its sets and maps.
 
 One task owns the tables. Requests that arrive while a transaction is under way wait and then go
 together in the next one, so that sixty-four simultaneous attachments cost one or two commits. When
 a transaction fails it is split in halves until the guilty request stands alone; the others get
 through. A request itself is all or nothing.
 
-A libnftables context works in the network namespace of the thread that created it and is not safe
-for several threads, so each context here lives on a thread of its own: one that writes, one that
-lists. (Listing everything takes tens of milliseconds; no attachment should wait behind it.) Writing
-uses text, which costs two thirds of JSON and whose every component `netd.firewall.element_text` has
-checked by type; reading uses JSON.
+Writing and listing have a thread and a libnftables context each, because listing everything takes
+tens of milliseconds and no attachment should wait behind it. Writing uses text, which costs two thirds
+of JSON and whose every component `netd.firewall.element_text` has checked by type.
+
+The rules are part of what is observed. An outsider may flush a chain and leave all elements, which
+then protect nobody. So what is listed is compared with what the kernel makes of the rule set in a
+namespace of its own, and where they differ no element counts as observed: everything is asked for
+again, and the next transaction brings the rules along with the elements, both or neither.
 
 libnftables before 1.0.8 has no `destroy`, and `delete` fails on a missing element. So a request is
 first tried as it stands, and only when it failed is each element that it deletes looked up.
@@ -18,26 +21,21 @@ first tried as it stands, and only when it failed is each element that it delete
 from __future__ import annotations
 
 import asyncio
-import errno
-import json
-import os
+import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-import nftables
 
 from netd import firewall
-from netd.errors import AlreadyExists, KernelError, NetdError, Unavailable, Unsupported
-from netd.kernel.netns import settled
-from netd.objects import Add, Atom, Change, Element, Op, Remove
+from netd.errors import AlreadyExists, KernelError, NetdError, Unavailable
+from netd.kernel.libnft import Context, elements_of, errno_of, one_line, rules_of
+from netd.kernel.netns import in_new_namespace, settled
+from netd.objects import Add, Change, Element, Op, Remove
 from netd.tasks import spawn
 
-T = TypeVar("T")
-FAMILIES = ("inet", "bridge")
+log = logging.getLogger(__name__)
+
+Rules = dict[str, tuple[str, ...]]
 BATCH = 4000
 """Requests are joined up to this many commands: a transaction is one buffer in the kernel."""
 
@@ -70,43 +68,53 @@ class Nft:
 
     def __init__(self, wrote: Callable[[int], None]) -> None:
         self._wrote = wrote
-        self._writer: _Context | None = None
-        self._reader: _Context | None = None
+        self._rules: Mapping[str, Rules] = {}
+        self._damaged = False
         self._waiting: list[Request] = []
         self._wake = asyncio.Event()
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open libnftables and load the rule set if it is missing or not of this version.
+        """Open libnftables and load the rule set if it is missing, damaged or not of this version.
 
         Raises `Unsupported` where the library is missing, `KernelError` where the kernel refuses the rules.
         """
-        self._writer, self._reader = _Context("nft-write"), _Context("nft-read")
-        await self._writer.run(self._load, self._writer)
+        self._writer, self._reader = Context("nft-write"), Context("nft-read")
+        self._closing = False
+        try:
+            self._rules = await asyncio.to_thread(in_new_namespace, _as_the_kernel_lists_them)
+            await self._writer.run(self._load)
+        except NetdError:
+            await self._free()
+            raise
         self._task = spawn(self._write(), name="nft writer")
 
-    def _load(self, context: _Context) -> None:
-        if all(_loaded_version(context, family) == firewall.VERSION for family in FAMILIES):
+    def _load(self) -> None:
+        if self._intact(self._writer.tables(terse=True)):
             return
-        code, _, problem = context.text(firewall.RULESET)
-        if code:
-            raise KernelError(_errno(problem), "load the nft rule set of netd", _one_line(problem))
+        _load(self._writer)
         self._wrote(1)
 
+    def _intact(self, tables: Mapping[str, str]) -> bool:
+        """Whether each set, chain and rule of ours is there, as it should be. What else is in the tables
+        is an administrator's, or an earlier version's and empty."""
+        found = {family: rules_of(listed) for family, listed in tables.items()}
+        return all(wanted.items() <= found.get(family, {}).items() for family, wanted in self._rules.items())
+
     async def close(self) -> None:
-        """Let what is under way end; refuse what still waits; free both contexts."""
-        if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        for request in self._waiting:
-            if not request.answer.done():
-                request.answer.set_exception(Unavailable("netd is shutting down"))
-        self._waiting.clear()
+        """Let what was asked for end, then free both contexts; the tables stay."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._wake.set()
+        await self._task
+        self._task = None
+        await self._free()
+
+    async def _free(self) -> None:
         for context in (self._writer, self._reader):
-            if context:
-                await context.close()
-        self._writer = self._reader = self._task = None
+            await context.close()
 
     async def apply(self, ops: Sequence[Op]) -> None:
         """Carry out `ops` as one transaction, all or nothing. Raises `NetdError`.
@@ -114,8 +122,7 @@ class Nft:
         An element that is there already with the same value is success, with another value it is
         `AlreadyExists`; deleting a missing one is success.
         """
-        if self._task is None or self._task.done():
-            raise Unavailable("the nft writer is not running")
+        self._check_running()
         text = tuple(command for op in ops for command in commands(op))
         request = Request(tuple(ops), text, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
@@ -123,13 +130,23 @@ class Nft:
         await settled(request.answer)
 
     async def elements(self) -> frozenset[Element]:
-        """All elements of all of netd's sets and maps. Empty where the tables are missing."""
-        if self._reader is None:
-            raise Unavailable("the nft reader is not running")
-        return await self._reader.run(_elements, self._reader)
+        """All elements of all of netd's sets and maps; none where the rules are not as they should be."""
+        self._check_running()
+        return await self._reader.run(self._observe)
+
+    def _check_running(self) -> None:
+        if self._task is None or self._closing:
+            raise Unavailable("netd's nftables writer is not running; the daemon is starting or ending")
+
+    def _observe(self) -> frozenset[Element]:
+        tables = self._reader.tables()
+        if not self._intact(tables):
+            self._damaged = True
+            return frozenset()
+        return frozenset(element for listed in tables.values() for element in elements_of(listed))
 
     async def _write(self) -> None:
-        while True:
+        while not self._closing:
             await self._wake.wait()
             self._wake.clear()
             while batch := self._next_batch():
@@ -144,15 +161,12 @@ class Nft:
         return batch
 
     async def _commit(self, batch: list[Request]) -> None:
-        assert self._writer is not None
         outcome: Sequence[Exception | None]
         try:
             outcome = await self._writer.run(self._transact, batch)
         except Exception as error:  # each caller gets it
             outcome = [error] * len(batch)
         for request, problem in zip(batch, outcome, strict=True):
-            if request.answer.done():
-                continue
             if problem is None:
                 request.answer.set_result(None)
             else:
@@ -170,16 +184,23 @@ class Nft:
         return self._transact(batch[:middle]) + self._transact(batch[middle:])
 
     def _send(self, text: Sequence[str]) -> KernelError | None:
-        assert self._writer is not None
+        """Commit `text`, together with the rule set if that is damaged."""
         if not text:
             return None
-        self._wrote(len(text))
-        code, _, problem = self._writer.text("\n".join(text))
-        return KernelError(_errno(problem), "nft transaction", _one_line(problem)) if code else None
+        repairing = self._damaged
+        self._wrote(len(text) + repairing)
+        code, _, problem = self._writer.text("\n".join([firewall.RULESET, *text] if repairing else text))
+        if code:
+            return KernelError(errno_of(problem), "nft transaction", one_line(problem))
+        if repairing:
+            self._damaged = False
+            log.warning("somebody changed the nft rule set of netd; it was loaded again")
+        return None
 
     def _alone(self, request: Request) -> Exception | None:
         """Once more, without deleting what is not there; then say which element was refused and why."""
-        assert self._writer is not None
+        if not self._intact(self._writer.tables(terse=True)):
+            self._damaged = True
         text: list[str] = []
         for op in request.ops:
             for command in commands(op):
@@ -204,123 +225,28 @@ class Nft:
 
         As text, because libnftables 1.0.6 answers `get element` with text even when asked for JSON.
         """
-        assert self._writer is not None
         code, listed, _ = self._writer.text(deletion.replace("delete", "get", 1))
         found = _GOT.search(listed) if code == 0 else None
         return " ".join(found[1].split()) if found else ""
 
 
-class _Context:
-    """One libnftables context on the one thread that may use it."""
-
-    def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._nft: nftables.Nftables | None = None
-
-    async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run `work` on this context's thread and give its result."""
-        return await settled(asyncio.wrap_future(self._thread.submit(work, *arguments)))
-
-    async def close(self) -> None:
-        await self.run(self._drop)
-        self._thread.shutdown(wait=False)
-
-    def _drop(self) -> None:
-        self._nft = None  # its finaliser frees the context
-
-    def text(self, command: str) -> tuple[int, str, str]:
-        """(status, output, errors) of a command, with text output. On this context's thread only."""
-        return self._library().cmd(command)
-
-    def json(self, command: str) -> tuple[int, str, str]:
-        """The same with JSON output."""
-        library = self._library()
-        library.set_json_output(True)
-        try:
-            return library.cmd(command)
-        finally:
-            library.set_json_output(False)
-
-    def _library(self) -> nftables.Nftables:
-        if self._nft is None:
-            try:
-                self._nft = nftables.Nftables()
-            except OSError as error:
-                raise Unsupported(f"libnftables cannot be loaded ({error}); install libnftables1") from error
-        return self._nft
-
-
-# Reading ------------------------------------------------------------------------------------------
-
-
-def _loaded_version(context: _Context, family: str) -> str:
-    """The digest in the `version` set of one table, empty where there is none."""
-    code, listed, _ = context.json(f"list set {family} netd version")
-    if code:
-        return ""
-    for item in json.loads(listed)["nftables"]:
-        elements = item.get("set", {}).get("elem", [])
-        if elements:
-            return str(elements[0])
-    return ""
-
-
-def _elements(context: _Context) -> frozenset[Element]:
-    found: set[Element] = set()
-    for family in FAMILIES:
-        code, listed, problem = context.json(f"list table {family} netd")
-        if code == 0:
-            found.update(parse(listed))
-        elif _errno(problem) != errno.ENOENT:
-            raise KernelError(_errno(problem), f"list nft table {family} netd", _one_line(problem))
-    return frozenset(found)
-
-
-def parse(listed: str) -> Iterator[Element]:
-    """The elements in a JSON listing, as they were asked for. Foreign sets and odd elements are left
-    out: what netd cannot have written is not netd's."""
-    for item in json.loads(listed)["nftables"]:
-        for content in (item.get("set"), item.get("map"), item.get("element")):
-            if content is None or content.get("table", "netd") != "netd":
-                continue
-            family, name = content["family"], content["name"]
-            if (family, name) in firewall.SETS:
-                yield from _of_set(family, name, content.get("elem", ()))
-
-
-def _of_set(family: str, name: str, listed: Iterable[Any]) -> Iterator[Element]:
-    kind = firewall.SETS[family, name]
-    for entry in listed:
-        item, value = entry if kind.value else (entry, ())
-        try:
-            yield Element(family, name, _atoms(item, kind.key), _atoms(value, kind.value))
-        except (ValueError, TypeError, KeyError):
-            continue
-
-
-def _atoms(listed: Any, kinds: tuple[str, ...]) -> tuple[Atom, ...]:
-    if not kinds:
-        return ()
-    if isinstance(listed, dict) and "elem" in listed:
-        listed = listed["elem"]["val"]  # an element with a comment or a counter
-    parts = listed["concat"] if isinstance(listed, dict) else [listed]
-    return tuple(firewall.atom_of(kind, part) for kind, part in zip(kinds, parts, strict=True))
-
-
 _GOT = re.compile(r"elements = \{(.*?)\}", re.DOTALL)
 
-# Errors -------------------------------------------------------------------------------------------
 
-_ERRNO = {os.strerror(code): code for code in errno.errorcode}
-
-
-def _errno(problem: str) -> int:
-    """libnftables gives words only: "Error: Could not process rule: File exists"."""
-    for line in problem.splitlines():
-        if line.startswith("Error:") or "Error:" in line:
-            return _ERRNO.get(line.rsplit(": ", 1)[-1].strip(), errno.EINVAL)
-    return errno.EINVAL
+def _load(context: Context) -> None:
+    code, _, problem = context.text(firewall.RULESET)
+    if code:
+        raise KernelError(errno_of(problem), "load the nft rule set of netd", one_line(problem))
 
 
-def _one_line(problem: str) -> str:
-    return " / ".join(line.strip() for line in problem.splitlines() if line.strip(" ^~"))[:300]
+def _as_the_kernel_lists_them() -> Mapping[str, Rules]:
+    """What the tables look like when nobody has touched them, by family. In a new namespace only.
+
+    Not compared as text with the rule set: the kernel and the library word it differently from version
+    to version, and both sides of this comparison come from the same ones.
+    """
+    context = Context("rules")
+    _load(context)
+    tables = context.tables(terse=True)
+    context.free()
+    return {family: rules_of(listed) for family, listed in tables.items()}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import threading
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from ipaddress import IPv4Address
 
 import pytest
 
-from netd import firewall
-from netd.errors import AlreadyExists, Invalid, KernelError, Unavailable
+from netd.errors import AlreadyExists, Invalid, Unavailable
 from netd.kernel import nft
 from netd.objects import Add, Change, Element, Remove, Up
 
@@ -33,15 +30,16 @@ class Library:
         self.hold.set()
 
     def set_json_output(self, val: bool) -> bool:
-        """Accepted; only versions are asked for in JSON here."""
+        """Accepted; only the rules, which always are as they should be, are asked for in JSON here."""
         return val
+
+    set_terse_output = set_json_output
 
     def cmd(self, command: str) -> tuple[int, str, str]:
         """Carry out one buffer of commands."""
         self.threads.add(threading.get_ident())
-        if command.startswith("list set"):
-            listed = {"nftables": [{"set": {"elem": [firewall.VERSION]}}]}
-            return 0, json.dumps(listed), ""
+        if command.startswith("list table"):
+            return 0, '{"nftables": []}', ""
         if command.startswith("get"):
             key = command.partition("element ")[2].partition(" }")[0]
             if key not in self.elements:
@@ -73,6 +71,7 @@ class Library:
 def with_nft(monkeypatch: pytest.MonkeyPatch, test: Callable[[nft.Nft, Library], Awaitable[None]]) -> Library:
     library = Library()
     monkeypatch.setattr("nftables.Nftables", lambda: library)
+    monkeypatch.setattr(nft, "in_new_namespace", lambda work: {})
 
     async def body() -> None:
         tables = nft.Nft(lambda number: None)
@@ -200,67 +199,3 @@ def test_after_close_everything_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_only_elements_are_taken() -> None:
     with pytest.raises(TypeError):
         list(nft.commands(Add(Up("eth0"))))
-
-
-def listing(*items: Any) -> str:
-    return json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *items]})
-
-
-def test_a_listing_is_read_back_as_it_was_asked_for() -> None:
-    mac = "02:42:0a:59:00:02"
-    listed = listing(
-        {"set": {"family": "inet", "table": "netd", "name": "nat", "elem": ["nd-1"]}},
-        {
-            "map": {
-                "family": "inet",
-                "table": "netd",
-                "name": "any4",
-                "elem": [[{"concat": ["tcp", 8080]}, {"concat": ["10.89.0.2", 80]}]],
-            }
-        },
-        {
-            "set": {
-                "family": "bridge",
-                "table": "netd",
-                "name": "target6",
-                "elem": [{"concat": ["ve-1", mac, "0xfe800000000000000000000000000002"]}],
-            }
-        },
-        {"set": {"family": "inet", "table": "netd", "name": "routed"}},
-    )
-    target = Element("bridge", "target6", ("ve-1", mac, IPv6Address("fe80::2")))
-    assert set(nft.parse(listed)) == {NAT, WEB, target}
-
-
-def test_what_netd_cannot_have_written_is_left_out() -> None:
-    listed = listing(
-        {"set": {"family": "inet", "table": "netd", "name": "version", "elem": ["0a1b2c"]}},
-        {"set": {"family": "inet", "table": "netd", "name": "added_by_hand", "elem": ["x"]}},
-        {"set": {"family": "inet", "table": "other", "name": "nat", "elem": ["eth0"]}},
-        {"set": {"family": "inet", "table": "netd", "name": "gateways4", "elem": [{"prefix": {"len": 8}}]}},
-        {"set": {"family": "inet", "table": "netd", "name": "nat", "elem": [{"elem": {"val": "nd-1"}}]}},
-    )
-    assert set(nft.parse(listed)) == {NAT}
-
-
-@pytest.mark.parametrize(
-    ("problem", "code"),
-    [
-        ("Error: Could not process rule: File exists\nadd element ...\n^^^^", errno.EEXIST),
-        ("internal:0:0-0: Error: Could not process rule: No such file or directory\n", errno.ENOENT),
-        ("Error: syntax error, unexpected string", errno.EINVAL),
-        ("", errno.EINVAL),
-    ],
-)
-def test_words_of_libnftables_become_an_errno(
-    monkeypatch: pytest.MonkeyPatch, problem: str, code: int
-) -> None:
-    async def test(tables: nft.Nft, library: Library) -> None:
-        monkeypatch.setattr(library, "cmd", lambda command: (1, "", problem))
-        with pytest.raises(KernelError) as caught:
-            await tables.apply([Add(NAT)])
-        assert caught.value.errno == code
-        assert "nd-1" in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-    with_nft(monkeypatch, test)
