@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import netd
 from netd import dirs
 from netd.dns_feed import NameFeed
+from netd.dns_lookup import Names
 from netd.errors import Denied
 from netd.events import Events
 from netd.kernel.ports import Kernel, Survey
@@ -87,6 +88,7 @@ class Rooms:
     feed: NameFeed
     runtime: Runtime
     survey: Callable[[], Awaitable[Survey]]
+    names: Names | None = None
 
 
 def of_this_host(settings: Settings) -> Rooms:
@@ -97,10 +99,12 @@ def of_this_host(settings: Settings) -> Rooms:
     from netd.runtime.local import LocalRuntime
     from netd.store.sqlite import SqliteStore
 
+    feed = DnsFeed(settings)
     return Rooms(
         kernel=HostKernel(settings.run),
         store=SqliteStore(settings.state, settings.run),
-        feed=DnsFeed(settings),
+        feed=feed,
+        names=feed,
         runtime=LocalRuntime(settings.run),
         survey=survey,
     )
@@ -148,7 +152,12 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     await containers.start()
 
     service = Service(
-        engine=engine, containers=containers, events=events, settings=settings, survey=rooms.survey
+        engine=engine,
+        containers=containers,
+        events=events,
+        settings=settings,
+        survey=rooms.survey,
+        names=rooms.names,
     )
     server = Server(service, settings.socket, group)
     stack.push_async_callback(server.stop, GRACE)

@@ -47,6 +47,9 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
         self.networks: dict[str, pb.Network] = {}
         self.containers: dict[str, pb.Container] = {}
         self.checks: list[pb.Check] = []
+        self.lookup = pb.DnsLookupReply()
+        self.names: list[pb.DnsName] = []
+        self.metrics: list[pb.Metric] = []
         self.log: list[pb.LogLine] = []
         self.events: queue.SimpleQueue[pb.Event | None] = queue.SimpleQueue()
         self.refusal: tuple[str, str] | None = None
@@ -126,6 +129,17 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
     def Disconnect(self, request: pb.DisconnectRequest, context: Any) -> pb.DisconnectReply:
         self.requests.append(request)
         return pb.DisconnectReply()
+
+    def DnsLookup(self, request: pb.DnsLookupRequest, context: Any) -> pb.DnsLookupReply:
+        self.requests.append(request)
+        _find("container", self.containers, request.container, context)
+        return self.lookup
+
+    def DnsDump(self, request: pb.DnsDumpRequest, context: Any) -> Iterator[pb.DnsName]:
+        yield from self.names
+
+    def DnsMetrics(self, request: pb.DnsMetricsRequest, context: Any) -> pb.DnsMetricsReply:
+        return pb.DnsMetricsReply(metrics=self.metrics)
 
     def ListContainers(self, request: pb.ListContainersRequest, context: Any) -> pb.ContainerList:
         shown = [each for each in self.containers.values() if request.all or each.state == "running"]

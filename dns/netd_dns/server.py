@@ -113,18 +113,24 @@ class Server:
             log.info("the daemon is gone; answering with what is known")
             self._orphaned()
             return
-        answer: Message
-        out: Sequence[int] = ()
+        answer: Message | None
         try:
-            handler: Callable[[Message, list[int]], Message] = getattr(self, f"_on_{message.get('op')}")
+            handler: Callable[[Message, list[int]], Message | None] = getattr(
+                self, f"_on_{message.get('op')}"
+            )
             answer = handler(message, descriptors)
-            out = answer.pop("descriptors", ())
         except Exception as error:
             log.exception("control message %r failed", message.get("op"))
             answer = {"error": f"{type(error).__name__}: {error}"}
-        answer["seq"] = message.get("seq")
+        if answer is not None:
+            self._answer(message.get("seq"), answer)
+
+    def _answer(self, seq: object, answer: Message) -> None:
+        if self._daemon is None:
+            return
+        descriptors: Sequence[int] = answer.pop("descriptors", ())
         try:
-            control.send(connection, control.encode(answer), out)
+            control.send(self._daemon, control.encode({**answer, "seq": seq}), descriptors)
         except OSError:
             self._orphaned()  # not even reading: it will connect again when it is well
 
@@ -262,12 +268,13 @@ class Server:
             "upstreams": list(servers),
         }
 
-    def _on_ask(self, message: Message, _: list[int]) -> Message:
-        """Answer a question as a sandbox would be answered, if that needs nobody outside."""
+    def _on_ask(self, message: Message, _: list[int]) -> None:
+        """Answer a question as a sandbox would be answered, when the answer is there."""
         view = self.zone.view_of(message["sandbox"])
-        client = Captured()
+        client = Captured(
+            lambda answer: self._answer(message["seq"], {"answer": base64.b64encode(answer).decode()})
+        )
         self.resolver.question(base64.b64decode(message["question"]), view, client, keep=False)
-        return {"answer": base64.b64encode(client.answer).decode()}
 
     def _on_dump(self, message: Message, _: list[int]) -> Message:
         rows = sorted(self._rows())
@@ -294,18 +301,16 @@ class Server:
 
 
 class Captured:
-    """A client that only listens: `netd dns lookup`."""
+    """A client without a socket: `netd dns lookup`."""
 
     source = ""
 
-    def __init__(self) -> None:
-        self.answer = b""
+    def __init__(self, reply: Callable[[bytes], None]) -> None:
+        self.reply = reply
 
     def limit(self, _: wire.Query) -> int:
+        """As over TCP."""
         return wire.TCP_MOST
-
-    def reply(self, answer: bytes) -> None:
-        self.answer = answer
 
 
 def read_sandbox(value: dict[str, Any]) -> Sandbox:

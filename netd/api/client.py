@@ -253,3 +253,16 @@ class Client:
         return list(
             self._call(pb.PortList, self._stub.RemovePort, pb.PortRequest(container=ref, spec=spec)).ports
         )
+
+    def dns_lookup(self, container: str, name: str, types: Iterable[str]) -> pb.DnsLookupReply:
+        """What a container would be told about a name."""
+        request = pb.DnsLookupRequest(container=container, name=name, types=types)
+        return self._call(pb.DnsLookupReply, self._stub.DnsLookup, request)
+
+    def dns_dump(self) -> Iterator[pb.DnsName]:
+        """Every name that the DNS answers."""
+        return self._stream(pb.DnsName, self._stub.DnsDump, pb.DnsDumpRequest())
+
+    def dns_metrics(self) -> list[pb.Metric]:
+        """Counters of the DNS server."""
+        return list(self._call(pb.DnsMetricsReply, self._stub.DnsMetrics, pb.DnsMetricsRequest()).metrics)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from netd import launch, names
 from netd.api import netd_pb2 as pb
+from netd.dns_lookup import Lookup, Metric, Row
 from netd.doctor import Check
 from netd.errors import Invalid
 from netd.events import Event
@@ -238,3 +239,47 @@ def required(what: str, text: str) -> str:
     if len(text) > 256 or not text.isprintable():
         raise Invalid(f"{what} {text[:64]!r} is not a name or an id")
     return text
+
+
+def lookup(found: Lookup, view: View) -> pb.DnsLookupReply:
+    """What a container would be told."""
+    holders = []
+    for id, network in found.holders:
+        sandbox = view.sandboxes.get(id)
+        holders.append(f"{sandbox.name if sandbox else id[:12]} on network {network}")
+    why = f"{found.name} {found.why}" + (f": {', '.join(holders)}" if holders else "")
+    return pb.DnsLookupReply(
+        answers=[
+            pb.DnsAnswer(
+                type=answer.type,
+                rcode=answer.rcode,
+                records=[
+                    pb.DnsRecord(name=record.name, ttl=record.ttl, type=record.type, data=record.data)
+                    for record in answer.records
+                ],
+            )
+            for answer in found.answers
+        ],
+        why=why,
+        networks=found.networks,
+        upstreams=found.upstreams,
+    )
+
+
+def dns_name(row: Row, view: View) -> pb.DnsName:
+    """One name of the DNS."""
+    sandbox = view.sandboxes.get(row.sandbox)
+    return pb.DnsName(
+        network=row.network,
+        name=row.name,
+        address=row.address,
+        container=sandbox.name if sandbox else "",
+        container_id=row.sandbox,
+    )
+
+
+def metric(value: Metric) -> pb.Metric:
+    """One counter or gauge."""
+    return pb.Metric(
+        name=value.name, labels=value.labels, value=value.value, help=value.help, type=value.type
+    )

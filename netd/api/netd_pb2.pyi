@@ -617,3 +617,96 @@ class LogLine(_message.Message):
     stream: str
     data: bytes
     def __init__(self, time: _Optional[float] = ..., stream: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class DnsLookupRequest(_message.Message):
+    __slots__ = ("container", "name", "types")
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    container: str
+    name: str
+    types: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, container: _Optional[str] = ..., name: _Optional[str] = ..., types: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DnsLookupReply(_message.Message):
+    __slots__ = ("answers", "why", "networks", "upstreams")
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAMS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[DnsAnswer]
+    why: str
+    networks: _containers.RepeatedScalarFieldContainer[str]
+    upstreams: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, answers: _Optional[_Iterable[_Union[DnsAnswer, _Mapping]]] = ..., why: _Optional[str] = ..., networks: _Optional[_Iterable[str]] = ..., upstreams: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DnsAnswer(_message.Message):
+    __slots__ = ("type", "rcode", "records")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    RCODE_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    rcode: str
+    records: _containers.RepeatedCompositeFieldContainer[DnsRecord]
+    def __init__(self, type: _Optional[str] = ..., rcode: _Optional[str] = ..., records: _Optional[_Iterable[_Union[DnsRecord, _Mapping]]] = ...) -> None: ...
+
+class DnsRecord(_message.Message):
+    __slots__ = ("name", "ttl", "type", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    ttl: int
+    type: str
+    data: str
+    def __init__(self, name: _Optional[str] = ..., ttl: _Optional[int] = ..., type: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
+
+class DnsDumpRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DnsName(_message.Message):
+    __slots__ = ("network", "name", "address", "container", "container_id")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    name: str
+    address: str
+    container: str
+    container_id: str
+    def __init__(self, network: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., container: _Optional[str] = ..., container_id: _Optional[str] = ...) -> None: ...
+
+class DnsMetricsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DnsMetricsReply(_message.Message):
+    __slots__ = ("metrics",)
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "labels", "value", "help", "type")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    HELP_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    value: float
+    help: str
+    type: str
+    def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., value: _Optional[float] = ..., help: _Optional[str] = ..., type: _Optional[str] = ...) -> None: ...

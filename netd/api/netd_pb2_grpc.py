@@ -139,6 +139,21 @@ class NetdStub:
                 request_serializer=netd_dot_api_dot_netd__pb2.PortRequest.SerializeToString,
                 response_deserializer=netd_dot_api_dot_netd__pb2.PortList.FromString,
                 _registered_method=True)
+        self.DnsLookup = channel.unary_unary(
+                '/netd.v1.Netd/DnsLookup',
+                request_serializer=netd_dot_api_dot_netd__pb2.DnsLookupRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.DnsLookupReply.FromString,
+                _registered_method=True)
+        self.DnsDump = channel.unary_stream(
+                '/netd.v1.Netd/DnsDump',
+                request_serializer=netd_dot_api_dot_netd__pb2.DnsDumpRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.DnsName.FromString,
+                _registered_method=True)
+        self.DnsMetrics = channel.unary_unary(
+                '/netd.v1.Netd/DnsMetrics',
+                request_serializer=netd_dot_api_dot_netd__pb2.DnsMetricsRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.DnsMetricsReply.FromString,
+                _registered_method=True)
 
 
 class NetdServicer:
@@ -279,6 +294,27 @@ class NetdServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DnsLookup(self, request, context):
+        """What a container would be told about a name, and why; asks upstream servers where it would.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DnsDump(self, request, context):
+        """Every name that the DNS answers, network by network.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DnsMetrics(self, request, context):
+        """Counters of the DNS server since it was started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NetdServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -386,6 +422,21 @@ def add_NetdServicer_to_server(servicer, server):
                     servicer.RemovePort,
                     request_deserializer=netd_dot_api_dot_netd__pb2.PortRequest.FromString,
                     response_serializer=netd_dot_api_dot_netd__pb2.PortList.SerializeToString,
+            ),
+            'DnsLookup': grpc.unary_unary_rpc_method_handler(
+                    servicer.DnsLookup,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.DnsLookupRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.DnsLookupReply.SerializeToString,
+            ),
+            'DnsDump': grpc.unary_stream_rpc_method_handler(
+                    servicer.DnsDump,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.DnsDumpRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.DnsName.SerializeToString,
+            ),
+            'DnsMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.DnsMetrics,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.DnsMetricsRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.DnsMetricsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -955,6 +1006,87 @@ class Netd:
             '/netd.v1.Netd/RemovePort',
             netd_dot_api_dot_netd__pb2.PortRequest.SerializeToString,
             netd_dot_api_dot_netd__pb2.PortList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DnsLookup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/DnsLookup',
+            netd_dot_api_dot_netd__pb2.DnsLookupRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.DnsLookupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DnsDump(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/netd.v1.Netd/DnsDump',
+            netd_dot_api_dot_netd__pb2.DnsDumpRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.DnsName.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DnsMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/DnsMetrics',
+            netd_dot_api_dot_netd__pb2.DnsMetricsRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.DnsMetricsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,12 +27,13 @@ import grpc
 import grpc.aio
 
 import netd
-from netd import doctor, launch
+from netd import dns_lookup, doctor, launch
 from netd.api import convert, netd_pb2_grpc, streams
 from netd.api import netd_pb2 as pb
 from netd.containers import Containers
+from netd.dns_lookup import Names
 from netd.engine import Engine
-from netd.errors import EXIT_CODE_METADATA, Invalid, NetdError
+from netd.errors import EXIT_CODE_METADATA, Invalid, NetdError, Unavailable
 from netd.events import Events
 from netd.kernel.ports import Survey
 from netd.registry import Record
@@ -106,7 +107,9 @@ class Service(netd_pb2_grpc.NetdServicer):
         events: Events,
         settings: Settings,
         survey: Callable[[], Awaitable[Survey]],
+        names: Names | None = None,
     ) -> None:
+        self._names = names
         self._engine = engine
         self._containers = containers
         self._events = events
@@ -228,6 +231,24 @@ class Service(netd_pb2_grpc.NetdServicer):
         container = convert.required("container", request.container)
         ports = await self._containers.unpublish(container, request.spec)
         return pb.PortList(ports=map(convert.port, ports))
+
+    async def DnsLookup(self, request: pb.DnsLookupRequest, context: Context) -> pb.DnsLookupReply:
+        record = self._containers.find(convert.required("container", request.container))
+        name = convert.required("name", request.name)
+        found = await dns_lookup.lookup(self._dns(), record.id, name, tuple(request.types))
+        return convert.lookup(found, self._engine.view)
+
+    async def DnsDump(self, request: pb.DnsDumpRequest, context: Context) -> None:
+        async for row in dns_lookup.dump(self._dns()):
+            await context.write(convert.dns_name(row, self._engine.view))
+
+    async def DnsMetrics(self, request: pb.DnsMetricsRequest, context: Context) -> pb.DnsMetricsReply:
+        return pb.DnsMetricsReply(metrics=map(convert.metric, await dns_lookup.metrics(self._dns())))
+
+    def _dns(self) -> Names:
+        if self._names is None:
+            raise Unavailable("this daemon runs without a DNS")
+        return self._names
 
     def _container(self, record: Record) -> pb.Container:
         return convert.container(record, self._engine.view, self._containers.directory(record))

@@ -35,6 +35,7 @@ COMMANDS = {
     "kill": "netd.cli.containers:kill",
     "wait": "netd.cli.containers:wait",
     "rm": "netd.cli.containers:rm",
+    "dns": "netd.cli.dns:dns",
     "events": "netd.cli.events:events",
     "daemon": "netd.cli.daemon:daemon",
     "doctor": "netd.cli.doctor:doctor",

@@ -28,7 +28,7 @@ CONTRACTS = {"kernel.ports", "runtime.spec", "store.base"}
 FLOORS: tuple[set[str], ...] = (
     VALUES,
     CONTRACTS,
-    {"dns_feed", "dns_process", "events", "locks", "relay", "runtime", "store"},
+    {"dns_feed", "dns_lookup", "dns_process", "events", "locks", "relay", "runtime", "store"},
     {"addresses", "compile", "drivers", "etcfiles", "firewall", "ipam", "launch", "nicknames", "plan"}
     | {"ports", "requests", "ruleset", "subnets", "view", "wanted"},
     {"kernel"},
@@ -65,7 +65,7 @@ ONLY_IN = {
     "click": {"cli", "cli.daemon"},
     "rich": {"cli"},
     "scapy": {"testing"},
-    "dnslib": set(),
+    "dnslib": {"dns_lookup"},
     "subprocess": {"testing"},
 }
 """Which rooms of netd may import a library whose use is somebody's business in particular."""
