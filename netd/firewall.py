@@ -68,6 +68,7 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "pub6"): SetType(("ipv6", "proto", "port"), ("ipv6", "port")),
         ("inet", "any4"): SetType(("proto", "port"), ("ipv4", "port")),
         ("inet", "any6"): SetType(("proto", "port"), ("ipv6", "port")),
+        ("inet", "relayed"): SetType(("ifname", "proto", "port")),
         ("inet", "open4"): SetType(("ipv4", "proto", "port")),
         ("inet", "open6"): SetType(("ipv6", "proto", "port")),
         ("inet", "closed"): SetType(("family",)),
@@ -80,8 +81,8 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
 )
 """Every set and map that takes elements, by (family, name). `version` is the rule set's own."""
 
-PUBLISHING = frozenset({"pub4", "pub6", "any4", "any6", "open4", "open6"})
-"""The sets whose elements let somebody in: added last, removed first (`netd.plan`)."""
+PUBLISHING = frozenset({"pub4", "pub6", "any4", "any6", "relayed", "open4", "open6"})
+"""The sets whose elements are published ports: added last, removed first (`netd.plan`)."""
 
 
 def network(net: Network) -> Iterator[Element]:
@@ -121,18 +122,20 @@ def published(net: Network, endpoint: Endpoint, mapping: PortMapping, family: in
     host address or the endpoint does not have. In routed mode a port that is published everywhere
     also opens the container's own address.
     """
-    host = mapping.host_ip
-    addresses = endpoint.of_family(family)
+    host, addresses = mapping.host_ip, endpoint.of_family(family)
     if not addresses or (host is not None and (host.version != family or host.is_loopback)):
         return
     ip, proto = addresses[0].ip, str(mapping.proto)
     target: tuple[Atom, ...] = (ip, mapping.container_port)
-    if host is None:
+    everywhere = host is None or host.is_unspecified
+    if everywhere:
         yield Element("inet", f"any{family}", (proto, mapping.host_port), target)
-        if net.gateway_mode is GatewayMode.ROUTED:
-            yield Element("inet", f"open{family}", (ip, proto, mapping.container_port))
-    else:
+    elif host is not None:
         yield Element("inet", f"pub{family}", (host, proto, mapping.host_port), target)
+    if everywhere and net.gateway_mode is GatewayMode.ROUTED:
+        yield Element("inet", f"open{family}", (ip, proto, mapping.container_port))
+    if not net.icc:
+        yield Element("inet", "relayed", (names.bridge_name(net), proto, mapping.host_port))
 
 
 def detours(carrier: Endpoint, others: Iterable[Network], family: int) -> Iterator[Element]:

@@ -21,6 +21,9 @@ What the `inet` table promises, in both families:
   port 8080 would be hijacked (CVE-2025-67499). Loopback is never translated: the kernel cannot for
   ::1, and for 127.0.0.1 it would need route_localnet, which exposes every loopback service
   (CVE-2020-8558). The daemon's relay serves both.
+- Containers that --no-icc keeps apart reach each other's published ports as everybody does, but by
+  the daemon's relay: with br_netfilter on, the kernel translates a frame while it is on the bridge and
+  sends it on to the other port, which is isolated.
 - Clients keep their source address. The exceptions are the hairpin, where a container reaches its
   own network through the host's address, and the detour, where it so reaches a container that is
   on its network too but publishes by another: the answer would otherwise take the short way and not
@@ -68,6 +71,7 @@ table inet netd {
     map pub6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
     map any4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
     map any6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
+    set relayed { type ifname . inet_proto . inet_service; }   # bridge . published port
     set open4 { type ipv4_addr . inet_proto . inet_service; }
     set open6 { type ipv6_addr . inet_proto . inet_service; }
 
@@ -115,6 +119,7 @@ table inet netd {
         # A published port 53 must not take the containers' own DNS away.
         ip daddr @gateways4 meta l4proto { tcp, udp } th dport 53 return
         ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport 53 return
+        iifname . meta l4proto . th dport @relayed return
         dnat ip to ip daddr . meta l4proto . th dport map @pub4
         dnat ip to meta l4proto . th dport map @any4
         dnat ip6 to ip6 daddr . meta l4proto . th dport map @pub6

@@ -78,7 +78,7 @@ def ask(targets: list[tuple[str, str, int]], seconds: float) -> list[str | None]
                 return
             with socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as s:
                 s.settimeout(seconds)
-                s.connect((address, port))
+                s.connect(socket.getaddrinfo(address, port, family)[0][4])  # minds a zone, "%eth0"
                 if kind == "udp":
                     s.sendall(b"?")
                 answers[index] = s.recv(2048).decode() or None

@@ -52,7 +52,9 @@ HOST4, HOST6 = "203.0.113.2", "2001:db8:1::2"
 CLIENT4, CLIENT6 = "203.0.113.10", "2001:db8:1::10"
 FAR4, FAR6 = "198.51.100.10", "2001:db8:2::10"
 SERVED = [("tcp", 80), ("udp", 80), ("tcp", 81), ("udp", 81), ("udp", 7)]
-HOST_SERVED = [("tcp", 7000), ("udp", 7000), ("tcp", 53), ("udp", 53), ("udp", 7)]
+RELAYED = [8080, 8083, 8084, 8086]
+"""Where the relay of the daemon would listen, on all addresses of the host."""
+HOST_SERVED = [("udp", 7), *((kind, port) for port in (53, 7000, *RELAYED) for kind in ("tcp", "udp"))]
 MARK = "the-last-and-honest-one"
 
 Target = tuple[str, str, int]
@@ -94,6 +96,11 @@ class Machine:
 
     def mac(self, ifname: str) -> str:
         return str(json.loads(self.run("ip", "-j", "link", "show", "dev", ifname))[0]["address"])
+
+    def addresses(self, ifname: str, scope: str) -> list[str]:
+        """The IPv6 addresses of an interface: scope "global" or "link"."""
+        [link] = json.loads(self.run("ip", "-6", "-j", "addr", "show", "dev", ifname))
+        return [info["local"] for info in link["addr_info"] if info["scope"] == scope]
 
     @property
     def netns(self) -> Netns:
@@ -157,6 +164,7 @@ class Lab:
             for where, ifname, addresses in ((host, f"eth{index}", ours), (machine, "eth0", theirs)):
                 where.run("ip", "addr", "add", f"{addresses[0]}/24", "dev", ifname)
                 where.run("ip", "addr", "add", f"{addresses[1]}/64", "dev", ifname, "nodad")
+                where("write", f"/proc/sys/net/ipv6/conf/{ifname}/accept_dad", "0")
                 where.run("ip", "link", "set", ifname, "up")
             # Neighbours that send everything to the host, whether it wants it or not.
             machine.run("ip", "route", "add", "default", "via", ours[0])

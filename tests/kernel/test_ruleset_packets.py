@@ -124,6 +124,18 @@ def test_a_port_of_loopback_is_left_to_the_relay(lab: Lab, family: int) -> None:
     expect(lab, "client", {("tcp", HOST[family], 8082): None})
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1"])
+def test_loopback_is_left_to_the_relay(lab: Lab, address: str) -> None:
+    expect(lab, "host", dict.fromkeys(both(address, 8080), f"host {address.replace('1.2.3', '0.0.1')}"))
+
+
+def test_a_link_local_client_is_left_to_the_relay(lab: Lab) -> None:
+    """A container could not answer it: link-local addresses are not routed."""
+    [address] = lab["host"].addresses("eth0", "link")
+    [client] = lab["client"].addresses("eth0", "link")
+    expect(lab, "client", dict.fromkeys(both(f"{address}%eth0", 8080), f"host {client}"))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transit_traffic_to_the_same_port_is_not_touched(lab: Lab, family: int) -> None:
     expect(lab, "client", dict.fromkeys(both(FAR[family], 80), f"far {CLIENT[family]}"))
@@ -232,12 +244,22 @@ def test_the_host_reaches_every_container(lab: Lab, family: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_icc_neighbours_are_apart(lab: Lab, family: int) -> None:
-    """Nor by the detour: a route to the neighbour by the gateway, or the neighbour's published port."""
+    """Nor are they less apart by a route to the neighbour that leads by the gateway."""
     address = lab.ip("shy", family)
     closed = [*both(address, 80), *both(address, 81), ("icmp", address, 0)]
-    expect(lab, "sly", dict.fromkeys([*closed, *both(HOST[family], 8083)]))
+    expect(lab, "sly", dict.fromkeys(closed))
     lab.route("sly", address)
     expect(lab, "sly", dict.fromkeys(closed))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_icc_a_published_port_is_left_to_the_relay(lab: Lab, family: int) -> None:
+    """For neighbours and the container itself; everybody else is translated."""
+    for source in ("sly", "shy"):
+        seen = f"host {lab.ip(source, family)}"
+        for address in (HOST[family], lab.gateway("quiet", family)):
+            expect(lab, source, dict.fromkeys(both(address, 8083), seen))
+    expect(lab, "sly", dict.fromkeys(both(HOST[family], 8080), f"web {lab.ip('sly', family)}"))
     expect(lab, "client", dict.fromkeys(both(HOST[family], 8083), f"shy {CLIENT[family]}"))
     expect(lab, "api", dict.fromkeys(both(HOST[family], 8083), f"shy {lab.ip('api', family)}"))
 

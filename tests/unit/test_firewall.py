@@ -165,8 +165,22 @@ def test_in_routed_mode_the_container_port_is_open_too() -> None:
     ]
 
 
-def test_every_element_that_lets_somebody_in_is_known_as_such() -> None:
-    net = replace(NET, gateway_mode=GatewayMode.ROUTED)
+def test_neighbours_that_are_kept_apart_reach_a_port_by_the_relay() -> None:
+    net = replace(NET, icc=False)
+    for family in (4, 6):
+        assert "inet netd relayed { nd-front . tcp . 8080 }" in lines(
+            firewall.published(net, WEB, mapping(), family)
+        )
+
+
+@pytest.mark.parametrize(("address", "family"), [("0.0.0.0", 4), ("::", 6)])
+def test_the_unspecified_address_is_every_address_of_its_family(address: str, family: int) -> None:
+    both = [(each, firewall.published(NET, WEB, mapping(address), each)) for each in (4, 6)]
+    assert [(each, element.set) for each, found in both for element in found] == [(family, f"any{family}")]
+
+
+def test_every_element_of_a_published_port_is_known_as_such() -> None:
+    net = replace(NET, gateway_mode=GatewayMode.ROUTED, icc=False)
     published = [
         element
         for host in (None, "203.0.113.2", "2001:db8::2")
