@@ -263,6 +263,14 @@ class FakeKernel:
             or (isinstance(item, Sysctl) and item.netns == netns and item.path in sysctls)
         )
 
+    async def interface(self, netns: Netns, name: str) -> tuple[str, int] | None:
+        if not await self.netns_alive(netns):
+            raise NotFound(f"network namespace {netns.label!r} is gone")
+        for item in self._objects.values():
+            if isinstance(item, Veth) and item.netns == netns and item.peer == name:
+                return item.peer_mac, item.mtu
+        return None
+
     async def host_networks(self) -> Collection[tuple[str, IPAddress, int]]:
         own = {
             (item.dev, item.address.ip, item.address.network.prefixlen)

@@ -209,6 +209,10 @@ class HostKernel:
         names, paths = frozenset(links), frozenset(sysctls)
         return await namespaces.inside(netns, lambda: observe.sandbox(netns, names, paths))
 
+    async def interface(self, netns: Netns, name: str) -> tuple[str, int] | None:
+        """A link inside a namespace; see `Kernel.interface`."""
+        return await namespaces.inside(netns, lambda: observe.interface(name))
+
     async def host_networks(self) -> Collection[tuple[str, IPAddress, int]]:
         return await self._facts.networks()
 

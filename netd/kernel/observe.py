@@ -61,6 +61,16 @@ def sandbox(netns: Netns, names: Collection[str], sysctls: SysctlPaths) -> froze
     return frozenset(found)
 
 
+def interface(name: str) -> tuple[str, int] | None:
+    """(MAC, MTU) of a link; None where there is none."""
+    with fastnl.Socket() as socket:
+        body = socket.get(fastnl.link_get(name))
+    if body is None:
+        return None
+    link = dumps.link(body)
+    return (link.mac, link.mtu) if link.name == name else None
+
+
 def _sysctls(paths: SysctlPaths, netns: Netns | None) -> Iterator[Sysctl]:
     for path in paths:
         value = sysctl.read(path)

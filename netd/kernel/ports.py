@@ -129,6 +129,12 @@ class Kernel(Protocol):
         A namespace that is gone (or is another one by now) raises `NotFound`.
         """
 
+    async def interface(self, netns: Netns, name: str) -> tuple[str, int] | None:
+        """(MAC, MTU) of a link inside a namespace as they are now; None where there is no such link.
+
+        A namespace that is gone raises `NotFound`.
+        """
+
     async def host_networks(self) -> Collection[tuple[str, IPAddress, int]]:
         """Every route and address of the host as (interface, network address, prefix length): what
         a new subnet must not overlap. Default routes are left out."""

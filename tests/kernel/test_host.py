@@ -357,7 +357,7 @@ async def test_changes_by_others_are_heard(kernel: Kernel) -> None:
 
     async def first() -> str:
         async for drift in drifts:
-            return drift.what
+            return str(drift.what)
         return "ended"
 
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -389,3 +389,12 @@ async def test_nothing_is_carried_out_before_start_or_after_close(kernel: Kernel
         await kernel.apply(added(BRIDGE))
     await kernel.start()
     assert await kernel.observe() == frozenset()
+
+
+async def test_an_interface_inside_is_seen_as_it_is_now(kernel: Kernel) -> None:
+    netns, pair, _ = await endpoint(kernel)
+    assert await kernel.interface(netns, "eth0") == (pair.peer_mac, pair.mtu)
+    assert await kernel.interface(netns, "eth1") is None
+    await tear_down(kernel, netns)
+    with pytest.raises(NotFound):
+        await kernel.interface(netns, "eth0")
