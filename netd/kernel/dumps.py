@@ -99,6 +99,15 @@ def link(body: bytes) -> Link:
     )
 
 
+def index_and_name(body: bytes) -> tuple[int, str]:
+    """The two things that a link message begins with (rtnl_fill_ifinfo), without decoding the rest."""
+    _, _, index, _, _ = fastnl.IFINFO.unpack_from(body)
+    for kind, payload in attributes(body, fastnl.IFINFO.size):
+        if kind == fastnl.IFLA_IFNAME:
+            return index, _text(payload)
+    return index, ""
+
+
 def _text(payload: bytes) -> str:
     return payload.rstrip(b"\0").decode(errors="replace")
 

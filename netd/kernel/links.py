@@ -277,15 +277,15 @@ class Links:
 
     def _join(self, port: BridgePort) -> None:
         link = self._own(port.name, port)
-        bridge = self._find(port.bridge)
-        if bridge is None:
+        bridge = _index_or_zero(port.bridge)
+        if not bridge:
             raise KernelError(errno.ENODEV, str(port), f"there is no bridge {port.bridge!r}")
-        if link.master != bridge.index:
+        if link.master != bridge:
             # Its flags can be set only once it is a port. Where a live container is on the other end,
             # the link goes down in between, or for a moment the port would not be isolated.
             if port.isolated and link.running:
                 self._send(fastnl.link_change(link.index, up=False))
-            self._send(fastnl.link_change(link.index, master=bridge.index))
+            self._send(fastnl.link_change(link.index, master=bridge))
         self._send(fastnl.link_change(link.index, up=True, port=(port.isolated, port.hairpin)))
 
     # Addresses and routes --------------------------------------------------------------------------
@@ -315,12 +315,11 @@ class Links:
         except Refused as error:
             if error.errno != errno.EEXIST:
                 raise
-            mine = {(route.destination, route.index): route for route in dumps.own_routes(self._socket)}
-            found = mine.get((wanted.destination, index))
+            same = [each for each in dumps.own_routes(self._socket) if each.destination == wanted.destination]
+            found = next((each for each in same if each.index == index), None)
             if found is None:
-                raise AlreadyExists(
-                    f"a route to {wanted.destination} exists already and was not set by netd"
-                ) from error
+                whose = "by another interface" if same else "and was not set by netd"
+                raise AlreadyExists(f"a route to {wanted.destination} exists already {whose}") from error
             if found.via != wanted.via:
                 old = fastnl.route_delete(found.destination, index, found.via, ROUTE_PROTOCOL)
                 self._send_removal(old)

@@ -36,11 +36,19 @@ BUFFER = 4 << 20
 """Bytes of events that may wait while the loop is busy: some thousands of link events."""
 
 
+PAUSE = 0.005
+"""Seconds between two looks at the sockets, unless somebody waits for a link to be gone."""
+
+Interpreter = Callable[[int, bytes], Drift | None]
+"""What a message (type, body) means to netd."""
+
+
 class Monitor:
     """The two sockets, the watchers, and those who wait for a link to be gone."""
 
     def __init__(self) -> None:
-        self._sockets: list[socket.socket] = []
+        self._sockets: dict[socket.socket, Interpreter] = {}
+        self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
         self._watchers: set[_Pending] = set()
         self._departures: dict[int, asyncio.Future[None]] = {}
         self._ours: dict[int, str] = {}
@@ -52,13 +60,11 @@ class Monitor:
         self._listen(fastnl.NETLINK_ROUTE, groups, self._of_route)
         self._listen(fastnl.NETLINK_NETFILTER, (NFTABLES,), self._of_nft)
 
-    def _listen(
-        self, protocol: int, groups: tuple[int, ...], interpret: Callable[[int, bytes], Drift | None]
-    ) -> None:
+    def _listen(self, protocol: int, groups: tuple[int, ...], interpret: Interpreter) -> None:
         opened = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
         )
-        self._sockets.append(opened)
+        self._sockets[opened] = interpret
         with suppress(PermissionError):  # without CAP_NET_ADMIN the default size has to do
             opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         opened.bind((0, 0))
@@ -68,6 +74,9 @@ class Monitor:
 
     def close(self) -> None:
         """End every `watch` and close the sockets."""
+        for timer in self._paused.values():
+            timer.cancel()
+        self._paused.clear()
         for opened in self._sockets:
             asyncio.get_running_loop().remove_reader(opened)
             opened.close()
@@ -97,24 +106,39 @@ class Monitor:
         off the kernel's lists: nobody can find it or send through it any more
         (unregister_netdevice_many_notify, net/core/dev.c).
         """
+        for opened in list(self._paused):
+            self._resume(opened)
         return self._departures.setdefault(index, asyncio.get_running_loop().create_future())
 
     def forget(self, index: int) -> None:
         """Nobody waits for the departure of `index` any more."""
         self._departures.pop(index, None)
 
-    def _readable(self, opened: socket.socket, interpret: Callable[[int, bytes], Drift | None]) -> None:
+    def _readable(self, opened: socket.socket, interpret: Interpreter) -> None:
         try:
             for _ in range(64):  # then let the loop do something else
                 for kind, body in _messages(opened.recv(1 << 17)):
                     if drift := interpret(kind, body):
                         self._tell(drift)
         except BlockingIOError:
-            return
+            self._pause(opened)
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 log.error("kernel events: %s", error)
             self._tell(Drift("overflow"))
+
+    def _pause(self, opened: socket.socket) -> None:
+        """Let events gather for a moment: one attachment makes a dozen, and each would wake the loop."""
+        if not self._departures and opened not in self._paused:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(opened)
+            self._paused[opened] = loop.call_later(PAUSE, self._resume, opened)
+
+    def _resume(self, opened: socket.socket) -> None:
+        if timer := self._paused.pop(opened, None):
+            timer.cancel()
+            interpret = self._sockets[opened]
+            asyncio.get_running_loop().add_reader(opened, self._readable, opened, interpret)
 
     def _tell(self, drift: Drift) -> None:
         for pending in self._watchers:
@@ -145,15 +169,16 @@ class Monitor:
     def _of_link(self, kind: int, body: bytes) -> Drift | None:
         if body[0] != fastnl.AF_UNSPEC:
             return None  # a bridge's view of its ports (AF_BRIDGE) repeats what the link says
-        link = dumps.link(body)
-        before = self._ours.get(link.index)
-        ours = link.ours or link.name.startswith((BRIDGE_PREFIX, VETH_PREFIX))
+        index, name = dumps.index_and_name(body)
+        before = self._ours.get(index)
+        if not before and not name.startswith((BRIDGE_PREFIX, VETH_PREFIX)) and not dumps.link(body).ours:
+            return None
         if kind == fastnl.RTM_DELLINK:
-            self._ours.pop(link.index, None)
-        elif ours:
-            self._ours[link.index] = link.name
+            self._ours.pop(index, None)
+        else:
+            self._ours[index] = name
         # A link that was renamed or lost its tag is still known by its index.
-        return Drift("link", before or link.name) if ours or before else None
+        return Drift("link", before or name)
 
     def _of_nft(self, kind: int, body: bytes) -> Drift | None:
         return Drift("nft") if kind == NFT_MSG_NEWGEN else None

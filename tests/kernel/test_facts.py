@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -67,6 +68,16 @@ async def test_addresses_are_the_hosts_own_and_not_a_peers(host_kernel: HostKern
     own = map(ip_address, ("127.0.0.1", "::1", "192.0.2.7", "2001:db8::7", "10.5.0.1"))
     assert set(own) <= addresses
     assert ip_address("10.5.0.2") not in addresses
+    sh("ip link del lan")
+
+
+async def test_many_may_ask_at_once(host_kernel: HostKernel, sh: Shell) -> None:
+    """The kernel refuses a second dump on a socket that is still in one (EBUSY)."""
+    sh(LAN + "ip route add default via 192.0.2.1")
+    uplinks = await asyncio.gather(*(host_kernel.uplink() for _ in range(16)))
+    assert set(uplinks) == {Uplink("lan", 1450)}
+    addresses = await asyncio.gather(*(host_kernel.host_addresses() for _ in range(16)))
+    assert all(ip_address("192.0.2.7") in found for found in addresses)
     sh("ip link del lan")
 
 

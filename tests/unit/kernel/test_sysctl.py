@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from netd.errors import Invalid
@@ -13,7 +11,7 @@ from netd.objects import Sysctl
 
 def test_a_path_is_below_proc_sys_net() -> None:
     path = ("net", "ipv6", "conf", "eth0.100", "accept_ra")
-    assert sysctl.path_of(path) == Path("/proc/sys/net/ipv6/conf/eth0.100/accept_ra")
+    assert sysctl.path_of(path) == "/proc/sys/net/ipv6/conf/eth0.100/accept_ra"
 
 
 @pytest.mark.parametrize(
