@@ -147,15 +147,14 @@ def _host_sysctls(net: Network, bridge: str) -> Iterator[Sysctl]:
 
 
 def _sandbox_sysctls(net: Network, ifname: str, netns: Netns) -> Iterator[Sysctl]:
-    # A new namespace inherits IPv4 settings, forwarding included, from the host's (devinet.c).
-    yield _conf(4, ifname, "forwarding", "0", netns)
+    # Forwarding is not among them: it is off from the birth of a namespace, and a container that was
+    # asked to be a router (--sysctl net.ipv4.ip_forward=1) is one on all its interfaces.
     yield _conf(4, ifname, "accept_redirects", "0", netns)
     yield _conf(4, ifname, "arp_notify", "1", netns)  # neighbours learn who has the address now
     if 6 not in net.families:
         yield _conf(6, ifname, "disable_ipv6", "1", netns)
         return
     yield _conf(6, ifname, "disable_ipv6", "0", netns)
-    yield _conf(6, ifname, "forwarding", "0", netns)
     yield _conf(6, ifname, "accept_ra", "0", netns)
     yield _conf(6, ifname, "accept_redirects", "0", netns)
     yield _conf(6, ifname, "accept_dad", "0", netns)  # or names resolve a second before they can be reached

@@ -27,8 +27,9 @@ from socket import if_nametoindex
 from typing import TypeVar
 
 from netd.errors import AlreadyExists, Invalid, KernelError, NotFound
-from netd.kernel import fastnl
+from netd.kernel import fastnl, sysctl
 from netd.model import Netns
+from netd.objects import Sysctl
 
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
@@ -187,6 +188,8 @@ async def create(directory: Path, label: str) -> Netns:
         _check(_libc.unshare(CLONE_NEWNET), f"create network namespace {label!r}")
         with fastnl.Socket() as link:
             link.request(fastnl.link_change(if_nametoindex("lo"), up=True))
+        # A new namespace inherits the first one's IPv4 settings (devinet_init_net), and a host forwards.
+        sysctl.write(Sysctl(("net", "ipv4", "ip_forward"), "0"))
         mounted = _libc.mount(OWN.encode(), os.fsencode(path), None, MS_BIND, None)
         _check(mounted, f"hold network namespace {label!r} at {path}")
 

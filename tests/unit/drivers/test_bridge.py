@@ -143,8 +143,8 @@ def test_without_ipv6_it_is_off_on_both_sides() -> None:
         assert sysctls(objects, 6) == {"disable_ipv6": "1"}
 
 
-def test_the_container_does_not_route() -> None:
-    assert sysctls(of(NET), 4)["forwarding"] == sysctls(of(NET), 6)["forwarding"] == "0"
+def test_whether_a_container_routes_is_its_own_affair() -> None:
+    assert "forwarding" not in sysctls(of(NET), 4) | sysctls(of(NET), 6)
 
 
 @pytest.mark.parametrize("icc", [True, False])
