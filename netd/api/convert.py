@@ -43,8 +43,9 @@ def network_request(message: pb.CreateNetworkRequest) -> NetworkRequest:
 
 
 def network(net: Network, view: View) -> pb.Network:
-    """A network with its endpoints and how much of each subnet is used."""
-    endpoints = view.endpoints_in(net.id)
+    """A network with its endpoints, in an order that a restart does not change, and how much of each
+    subnet is used."""
+    endpoints = sorted(view.endpoints_in(net.id), key=lambda e: (view.sandboxes[e.sandbox].name, e.order))
     return pb.Network(
         id=net.id,
         name=net.name,
