@@ -95,9 +95,7 @@ def main_job(lab: Lab) -> None:
     say("Kill the daemon, the hard way. Nothing that is running needs it.")
     pid = host.sh("pgrep -of 'netd daemon'").strip()
     type_at(host, f"kill -9 {pid}")
-    assert host.daemon is not None
-    host.daemon.wait(10)
-    host.daemon = None
+    host.gone()
     type_at(host, "netd ps", answer="netd.sock", status=125)
     type_at(client, f"curl -s http://{four}:8080/", answer="hello from web")
     type_at(client, f"curl -s http://[{six}]:8080/", answer="hello from web")

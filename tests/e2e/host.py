@@ -88,6 +88,20 @@ def eventually(what: str, condition: Callable[[], Any], seconds: float = 15.0) -
         time.sleep(0.02)
 
 
+def inside(process: subprocess.Popen[str]) -> int:
+    """The pid, as seen from here, of the program that `Node.spawn` started: nsenter is its parent."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(children[0])
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a program that `Node.spawn` started, if it has not ended by itself."""
+    if process.poll() is None:
+        with contextlib.suppress(IndexError, ProcessLookupError):
+            os.kill(inside(process), signal.SIGKILL)
+    process.wait(30)
+
+
 class Failed(AssertionError):
     """A command that should have succeeded did not; says what it wrote."""
 
@@ -217,16 +231,18 @@ class Host(Node):
         super().__init__(lab, "host")
         self.daemon: subprocess.Popen[str] | None = None
         self.log = lab.directory / "daemon.log"
+        self._systemd: socket.socket | None = None
 
     def start(self, *flags: str, seconds: float = 30.0) -> float:
         """Start the daemon; returns, in seconds, how long it took until it said that it is ready."""
         assert self.daemon is None, "the daemon runs already"
         address = self.lab.directory / "notify"
+        address.unlink(missing_ok=True)
+        notify = self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notify.bind(str(address))
+        notify.settimeout(0.2)
         began = time.monotonic()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log.open("a") as log:
-            address.unlink(missing_ok=True)
-            notify.bind(str(address))
-            notify.settimeout(0.2)
+        with self.log.open("a") as log:
             argv: list[str | Path] = [NETD, "daemon", *flags]
             self.daemon = self.spawn(
                 *argv,
@@ -246,10 +262,9 @@ class Host(Node):
 
     @property
     def daemon_pid(self) -> int:
-        """The daemon's own pid, as this side of the namespaces sees it (nsenter is its parent)."""
+        """The daemon's pid, as this side of the namespaces sees it."""
         assert self.daemon is not None
-        children = Path(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/children").read_text().split()
-        return int(children[0])
+        return inside(self.daemon)
 
     def stop(self) -> int:
         """SIGTERM the daemon; returns its exit status."""
@@ -260,11 +275,21 @@ class Host(Node):
         self._end(signal.SIGKILL)
 
     def _end(self, signum: int) -> int:
-        assert self.daemon is not None
         os.kill(self.daemon_pid, signum)
+        return self.gone()
+
+    def gone(self) -> int:
+        """Wait for the end of a daemon that is about to end; returns its exit status."""
+        assert self.daemon is not None
         status = self.daemon.wait(30)
         self.daemon = None
+        self.deafen()
         return status
+
+    def deafen(self) -> None:
+        """Close the socket on which the daemon says what systemd would want to know."""
+        if self._systemd:
+            self._systemd.close()
 
     def restart(self) -> float:
         """Stop and start the daemon; returns how long the start took."""
@@ -429,6 +454,7 @@ class Lab:
         assert self._init.stdin is not None
         self._init.stdin.close()
         self._init.wait(30)
+        self.host.deafen()
         for process in self.processes:
             process.kill()
             process.wait()
@@ -457,8 +483,7 @@ def serving(lab: Lab) -> Iterator[Host]:
         host.start()
     for process in lab.processes[present:]:
         if process is not host.daemon:
-            process.kill()
-            process.wait()
+            end(process)
     host.remove_everything()
     after = eventually_equal(before, host.census)
     assert after == before, "left behind:\n" + "\n".join(unified(before, after))

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
-import time
 
 import pytest
 
-from tests.e2e.host import NETD, Host, Lab, eventually
+from tests.e2e.host import NETD, Host, Lab, end, eventually
 
 
 def test_help_is_instant() -> None:
-    """Under 150 ms (issue 2), of which this takes the best of several: the machine may be busy."""
+    """Under 150 ms (issue 2), counted in CPU time: how busy the machine is says nothing about netd."""
 
     def once() -> float:
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([NETD, "--help"], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert "network" in done.stdout
-        return time.perf_counter() - began
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(once() for _ in range(7)) < 0.150
+    assert min(once() for _ in range(5)) < 0.150
 
 
 COMMANDS = "daemon network run ps stop kill rm exec logs wait inspect port events doctor version"
@@ -69,7 +70,8 @@ def test_the_socket_is_found_by_flag_then_environment_then_default(host: Host) -
 
 def test_directories_are_flags(lab: Lab) -> None:
     lab.host.start("--state-dir", "/run/elsewhere/state", "--run-dir", "/run/elsewhere/run")
-    version = json.loads(lab.host.netd("--socket", "/run/elsewhere/run/netd.sock", "version", "--json"))
+    socket = "/run/elsewhere/run/netd.sock"
+    version = json.loads(lab.host.netd("--socket", socket, "version", "--json"))["daemon"]
     assert version["state_dir"] == "/run/elsewhere/state"
     assert version["run_dir"] == "/run/elsewhere/run"
     assert lab.host.stop() == 0
@@ -121,15 +123,14 @@ def test_logs_are_text_or_json(lab: Lab) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_the_daemon_in_good_order(lab: Lab, signum: signal.Signals) -> None:
     lab.host.start()
-    daemon = lab.host.daemon
-    assert daemon is not None
     os.kill(lab.host.daemon_pid, signum)
-    assert daemon.wait(15) == 0
-    lab.host.daemon = None
+    assert lab.host.gone() == 0
 
 
 def test_version_tells_what_runs(host: Host) -> None:
-    version = host.json("version")
+    both = host.json("version")
+    version = both["daemon"]
+    assert both["client"]["version"] == version["version"]
     assert version["api"] == "v1"
     assert version["run_dir"] == "/run/netd"
     assert {"pyroute2", "grpcio"} <= version["libraries"].keys()
@@ -289,7 +290,7 @@ def test_events_tell_what_happens(host: Host) -> None:
     except AssertionError:
         raise AssertionError(f"missing {wanted - found} in {found}") from None
     assert all(event.keys() >= {"time", "type", "action", "id", "name", "attributes"} for event in seen)
-    watcher.terminate()
+    end(watcher)
 
 
 def test_doctor_is_content_with_a_healthy_host(host: Host) -> None:
@@ -303,7 +304,8 @@ def test_doctor_is_content_with_a_healthy_host(host: Host) -> None:
 def test_doctor_names_another_table_that_drops(host: Host) -> None:
     host.output(
         *("nft", "-f", "-"),
-        input="table inet strict { chain forward { type filter hook forward priority 10; policy drop; } }\n",
+        input="add table inet strict\n"
+        "add chain inet strict forward { type filter hook forward priority 10; policy drop; }\n",
     )
     done = host.run(NETD, "doctor")
     assert done.returncode == 1, "a failing check is a failing command"

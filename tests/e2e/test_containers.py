@@ -206,23 +206,21 @@ def test_logs_are_kept_and_followed(front: Host) -> None:
 
 
 def test_exec_enters_the_container(front: Host) -> None:
+    namespaces = "for n in pid net ipc mnt uts cgroup; do readlink /proc/self/ns/$n; done"
     front.netd(
-        "run", "-d", "--name", "box", "--hostname", "boxed", "--network", "front", "--", "sleep", "600"
+        *("run", "-d", "--name", "box", "--hostname", "boxed", "--network", "front", "--"),
+        *("sh", "-c", f"{namespaces}; sleep 600"),
     )
     try:
         assert front.netd("exec", "box", "--", "hostname") == "boxed\n"
         assert front.netd("exec", "-i", "box", "--", "cat", input="typed") == "typed"
         assert front.run(NETD, "exec", "box", "--", "sh", "-c", "exit 9").returncode == 9
         assert front.run(NETD, "exec", "box", "--", "missing").returncode == 127
-        inside = "for n in pid net ipc mnt uts cgroup; do readlink /proc/self/ns/$n; done"
-        first = "for n in pid net ipc mnt uts cgroup; do readlink /proc/1/ns/$n; done"
-        assert front.netd("exec", "box", "--", "sh", "-c", inside) == front.netd(
-            "exec", "box", "--", "sh", "-c", first
+        assert front.netd("exec", "box", "--", "sh", "-c", namespaces) == front.netd("logs", "box")
+        told = front.netd(
+            "exec", "-e", "COLOUR=red", "-w", "/usr", "box", "--", "sh", "-c", "echo $COLOUR; pwd"
         )
-        assert (
-            front.netd("exec", "-e", "COLOUR=red", "-w", "/usr", "box", "--", "sh", "-c", "echo $COLOUR; pwd")
-            == "red\n/usr\n"
-        )
+        assert told == "red\n/usr\n"
     finally:
         front.netd("rm", "-f", "box")
     assert "box" in front.refused("exec", "box", "--", "true")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.host import HOST, NETD, ROOT, Flood, Host, Lab, eventually
+from tests.e2e.host import HOST, NETD, ROOT, Flood, Host, Lab, end, eventually
 
 KINDS = ("tcp", "udp")
 
@@ -76,13 +75,15 @@ def test_a_restart_with_nothing_changed_writes_nothing_to_the_kernel(host: Host)
         lines = heard.setdefault(last, [])
         while last not in (line := watcher.stdout.readline()):
             lines.append(line)
-        watcher.kill()
+        end(watcher)
     host.sh("ip route del 10.2.2.2/32 dev lo; nft delete table inet ended")
     ours = [
         line
         for lines in heard.values()
         for line in lines
-        if not any(word in line for word in ("10.1.1.1", "inet begun", "new generation", "STALE", "REACHABLE"))
+        if not any(
+            word in line for word in ("10.1.1.1", "inet begun", "new generation", "STALE", "REACHABLE")
+        )
     ]
     assert ours == []
 
@@ -259,7 +260,9 @@ def test_of_many_containers_one_wins(host: Host, flags: tuple[str, ...]) -> None
     host.netd("network", "create", "front", "--subnet", "10.7.0.0/24")
     network = () if "--network" in flags else ("--network", "front")
     command = shlex.join([str(NETD), "run", "-d", *network, *flags, "--", "sleep", "600"])
-    script = f"for i in 1 2 3 4 5 6 7 8 9 10; do ({command} >/dev/null 2>&1 && echo 0 || echo $?) & done; wait"
+    script = (
+        f"for i in 1 2 3 4 5 6 7 8 9 10; do ({command} >/dev/null 2>&1 && echo 0 || echo $?) & done; wait"
+    )
     outcomes = Counter(host.sh(script).split())
     assert outcomes == {"0": 1, "1": 9}
     (winner,) = host.json("ps", "-a")
@@ -296,8 +299,7 @@ def test_a_terminated_client_does_not_stop_what_it_asked_for(host: Host) -> None
     host.netd("network", "create", "front")
     client = host.spawn(NETD, "run", "--name", "web", "--network", "front", "--", "sleep", "600")
     eventually("web runs", lambda: [c["state"] for c in host.json("ps", "-a")] == ["running"])
-    client.send_signal(signal.SIGKILL)
-    client.wait()
+    end(client)
     assert host.inspect("web")["state"] == "running"
 
 

@@ -13,7 +13,20 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from tests.e2e.host import CLIENT, HOST, NETD, PYTHON, ROUTER, WIRE, Flood, Host, Lab, eventually, serving
+from tests.e2e.host import (
+    CLIENT,
+    HOST,
+    NETD,
+    PYTHON,
+    ROUTER,
+    WIRE,
+    Flood,
+    Host,
+    Lab,
+    end,
+    eventually,
+    serving,
+)
 
 KINDS = ("tcp", "udp")
 
@@ -364,8 +377,7 @@ def test_a_port_of_another_program_is_refused_naming_the_program(host: Host, kin
     assert "python3" in message
     assert "8080" in message
     assert host.json("ps", "-a") == []
-    other.kill()
-    other.wait()
+    end(other)
 
     def published() -> bool:
         done = host.run(
