@@ -3,8 +3,8 @@
 Nothing in this text ever changes while netd runs. Networks, endpoints and published ports are
 elements of the sets and maps below (`netd.firewall` says which), so that the ten-thousandth
 published port costs what the first cost, and a packet meets the same few hash lookups however
-many there are. Every set has exact keys (hashes): interval sets make libnftables read the whole
-set back for each element added.
+many there are. Every set has exact keys: libnftables reads all interval sets of a table back for each
+element added to any set of it, which with 4,000 elements was measured as 25 ms instead of 0.06.
 
 Two tables, both named `netd`. `bridge` stands at the ports and checks that a container speaks
 only for itself; `inet` stands at the host's own network stack and holds publishing, isolation and
@@ -132,8 +132,8 @@ table inet netd {
         ct status dnat oifname . ip6 saddr @hairpin6 masquerade
         ct status dnat ip daddr . iifname @detour4 masquerade
         ct status dnat ip6 daddr . iifname @detour6 masquerade
-        ip daddr 224.0.0.0/4 return
-        ip6 daddr { ff00::/8, fe80::/10 } return
+        # The input interface is known here since Linux 5.7. Only what is routed has one: neither the
+        # host's own packets nor frames that br_netfilter shows while they stay on a bridge.
         # fully-random: two containers that pick one source port race for it (kernel, insert_failed).
         iifname @nat oifname != @bridges masquerade fully-random
     }

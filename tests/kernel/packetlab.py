@@ -223,6 +223,20 @@ class Lab:
         """The gateway address of a network."""
         return next(str(n.gateways(family)[0]) for n in self.networks.values() if n.name == name)
 
+    def foreign_bridge(self, name: str, *members: str) -> None:
+        """A bridge on the host that netd does not know, with machines 192.0.2.1, .2, ... on it."""
+        host = self["host"]
+        host.run("ip", "link", "add", name, "type", "bridge")
+        host.run("ip", "link", "set", name, "up")
+        for number, member in enumerate(members, 1):
+            machine = self._machine(member)
+            link = ["link", "add", member, "index", str(100 + number), "type", "veth"]
+            host.run("ip", *link, "peer", "name", "eth0", "netns", str(machine.pid))
+            host.run("ip", "link", "set", member, "master", name, "up")
+            machine.run("ip", "addr", "add", f"192.0.2.{number}/24", "dev", "eth0")
+            machine.run("ip", "addr", "add", f"2001:db8:5::{number}/64", "dev", "eth0", "nodad")
+            machine.run("ip", "link", "set", "eth0", "up")
+
     def bridge(self, name: str) -> str:
         """The interface of a network."""
         return next(names.bridge_name(net) for net in self.networks.values() if net.name == name)

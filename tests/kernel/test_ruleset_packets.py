@@ -343,6 +343,14 @@ def test_a_host_that_did_not_route_does_not_begin_to(lab: Lab, family: int) -> N
     expect(lab, "client", {("tcp", FAR[family], 80): f"far {CLIENT[family]}"})
 
 
+def test_a_bridge_of_somebody_else_is_let_be(lab: Lab) -> None:
+    """br_netfilter shows its frames to the rules; without routing nothing of them is transit."""
+    lab.foreign_bridge("br-other", "east", "west")
+    with lab.holding(firewall.closed(4)), lab.holding(firewall.closed(6)):
+        lab["east"].run("ping", "-c1", "-W5", "192.0.2.2")
+        lab["east"].run("ping", "-c1", "-W5", "2001:db8:5::2")
+
+
 # --- martians --------------------------------------------------------------------------------------------
 
 
