@@ -39,7 +39,7 @@ def container(spec: ContainerSpec) -> None:
             )
     for volume in spec.volumes:
         _volume(volume)
-    targets = [os.path.normpath(volume.target) for volume in spec.volumes]
+    targets = [_normal(volume.target) for volume in spec.volumes]
     for target in targets:
         if targets.count(target) > 1:
             raise Invalid(f"two volumes have the target {target!r}; one would hide the other")
@@ -78,11 +78,16 @@ def _volume(volume: Volume) -> None:
     _absolute(f"{text}: target", volume.target)
     if not os.path.lexists(volume.source):
         raise Invalid(f"{text}: the source does not exist on the host; make it first")
-    target = os.path.normpath(volume.target)
+    target = _normal(volume.target)
     if target == "/" or ".." in Path(volume.target).parts:
         raise Invalid(f"{text}: the target must be a path inside the container, below /; for / use --rootfs")
     if any(target == place or target.startswith(f"{place}/") for place in _RESERVED):
         raise Invalid(f"{text}: nothing can be mounted on or below /proc, /sys and /dev")
+
+
+def _normal(path: str) -> str:
+    # POSIX gives two leading slashes a meaning of their own, and so normpath keeps them; Linux does not.
+    return os.path.normpath("/" + path.lstrip("/"))
 
 
 def _limits(limits: Limits) -> None:

@@ -14,7 +14,9 @@ Nothing of the container runs yet, and /proc, /sys and /dev come last, on top, b
 Device nodes found in a root file system or a volume do not work (`nodev`): no device cgroup stands behind
 them. Set-user-ID bits and file capabilities have no effect anyway under no_new_privs; with `nosuid` the
 latter are not even looked at, without which the kernel refuses to execute a `ping` that carries NET_RAW to
-a container that lacks it. Writes go to a tmpfs, counted against the container's memory limit and at most half of the memory.
+a container that lacks it.
+
+Writes go to a tmpfs. They count against the container's memory limit, and are at most half of the memory.
 """
 
 from __future__ import annotations

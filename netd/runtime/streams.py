@@ -48,6 +48,7 @@ class Client:
         self.purpose = purpose
         self.waiting: deque[bytes] = deque()
         self.size = 0
+        self.deaf = False
 
 
 class Carrier:
@@ -101,6 +102,16 @@ class Carrier:
         while any(client.waiting for client in self._clients) and (left := deadline - time.monotonic()) > 0:
             self._turn(left)
 
+    def close(self) -> None:
+        """Let go of everything; a monitor does so by ending."""
+        for client in list(self._clients):
+            self.drop(client)
+        for fd in (self._pidfd, self._target, *self._ends.outputs.values(), self._ends.stdin):
+            if fd >= 0:
+                os.close(fd)
+        self._channel.close()
+        self._selector.close()
+
     def _turn(self, timeout: float | None) -> None:
         for key, events in self._selector.select(timeout):
             callback: Callable[[int], None] = key.data
@@ -150,6 +161,9 @@ class Carrier:
                 pass
 
     def post(self, client: Client, frame: Frame) -> None:
+        """Send a frame, now or when the client takes it."""
+        if client.deaf:
+            return
         packet = wire.pack(frame)
         client.waiting.append(packet)
         client.size += len(packet)
@@ -163,8 +177,10 @@ class Carrier:
         except BlockingIOError:
             pass
         except OSError:
-            self.drop(client)
-            return
+            # It has gone. What it had sent before may still be unread, and counts.
+            client.deaf = True
+            client.waiting.clear()
+            client.size = 0
         self._watch(client)
         self._hold_back()
 
