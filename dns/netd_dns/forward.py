@@ -286,7 +286,7 @@ class Attempt:
         except OSError:
             self.close()
             return False
-        self._flight.loop.watch(self._socket.fileno(), self._receive)
+        self._flight.loop.watch(self._socket.fileno(), self._receive, patient=True)
         return True
 
     def close(self) -> None:
@@ -334,7 +334,7 @@ class Attempt:
         if self._socket is None or code not in (0, errno.EINPROGRESS):
             self._flight.failed(self)
             return
-        self._flight.loop.watch(self._socket.fileno(), self._connected, WRITE)
+        self._flight.loop.watch(self._socket.fileno(), self._connected, WRITE, patient=True)
 
     def _connected(self) -> None:
         assert self._socket is not None

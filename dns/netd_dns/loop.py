@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+EVENTS_MOST = 32
+PATIENCE = 0.001
 
 
 class Timer:
@@ -36,22 +38,33 @@ class Timer:
 
 
 class Loop:
-    """Calls back when descriptors are ready and when timers are due. `now` is fresh in every turn."""
+    """Calls back when descriptors are ready and when timers are due. `now` is fresh in every turn.
+
+    A descriptor can be watched as `patient`: then it is served after all others, in the order in which
+    such descriptors became ready, and only `PATIENCE` seconds of a turn are spent on them together. So
+    however many there are and whatever they bring, the others wait that long and no longer.
+    """
 
     def __init__(self) -> None:
         self.now = time.monotonic()
         self.failures = 0
         self._epoll = select.epoll()
         self._ready: dict[int, Callable[[], None]] = {}
+        self._patient: set[int] = set()
+        self._queue: dict[int, None] = {}  # a set that keeps its order
         self._events: dict[int, int] = {}
         self._timers: list[Timer] = []
         self._running = False
 
-    def watch(self, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
+    def watch(
+        self, descriptor: int, callback: Callable[[], None], events: int = READ, *, patient: bool = False
+    ) -> None:
         """Call `callback` whenever `descriptor` is ready for `events`; a second call changes both."""
         before = self._events.get(descriptor)
         if before is None:
             self._epoll.register(descriptor, events)
+            if patient:
+                self._patient.add(descriptor)
         elif before != events:
             self._epoll.modify(descriptor, events)
         self._events[descriptor] = events
@@ -61,6 +74,8 @@ class Loop:
         """Stop watching; call it before the descriptor is closed."""
         if self._ready.pop(descriptor, None) is not None:
             del self._events[descriptor]
+            self._patient.discard(descriptor)
+            self._queue.pop(descriptor, None)
             self._epoll.unregister(descriptor)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
@@ -80,17 +95,29 @@ class Loop:
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds (-1: for ever), then serve what is ready and due."""
-        ready = self._ready
-        for descriptor, _ in self._epoll.poll(timeout, 64):
-            callback = ready.get(descriptor)
-            if callback is not None:  # None: an earlier callback of this turn closed it
-                self._call(callback)
+        ready, patient = self._ready, self._patient
+        for descriptor, _ in self._epoll.poll(0 if self._queue else timeout, EVENTS_MOST):
+            if descriptor in patient:
+                self._queue[descriptor] = None
+            elif (callback := ready.get(descriptor)) is not None:
+                self._call(callback)  # None: an earlier callback of this turn closed it
+        if self._queue:
+            self._serve_patient()
         self.now = now = time.monotonic()
         timers = self._timers
         while timers and timers[0].when <= now:
             due = heapq.heappop(timers).callback
             if due is not None:
                 self._call(due)
+
+    def _serve_patient(self) -> None:
+        until = time.monotonic() + PATIENCE
+        while self._queue:
+            descriptor = next(iter(self._queue))
+            del self._queue[descriptor]
+            self._call(self._ready[descriptor])
+            if time.monotonic() >= until:
+                return
 
     def _call(self, callback: Callable[[], None]) -> None:
         # The last fence. Nothing is known to get here, but a defect must cost one question, not all.

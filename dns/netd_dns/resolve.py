@@ -60,7 +60,7 @@ class Resolver:
 
     def __init__(self, forward: Forward, counters: Counters) -> None:
         self._forward = forward
-        self._counters = counters
+        self.counters = counters
         self._turn = 0
 
     def question(self, data: bytes, view: View | None, client: Client, *, keep: bool) -> None:
@@ -69,7 +69,7 @@ class Resolver:
             query = wire.read_query(data)
         except Malformed as malformed:
             if malformed.rcode is None:
-                self._counters.drop("not a question")
+                self.counters.drop("not a question")
             else:
                 self._answer(client, wire.refuse(data, malformed.rcode), malformed.rcode)
             return
@@ -124,7 +124,7 @@ class Resolver:
         self._answer(client, reply, rcode)
 
     def _answer(self, client: Client, reply: bytes, rcode: int) -> None:
-        self._counters.answered(rcode)
+        self.counters.answered(rcode)
         client.reply(reply)
 
 

@@ -21,6 +21,7 @@ from netd_dns.cache import Cache
 from netd_dns.control import Message
 from netd_dns.counters import Counters
 from netd_dns.forward import Forwarder
+from netd_dns.guard import Guard
 from netd_dns.loop import Loop
 from netd_dns.resolve import Resolver
 from netd_dns.tcp import TcpListener, TcpServer
@@ -217,7 +218,8 @@ class Server:
             self._close(old)
         listener: UdpListener | TcpListener
         if kind == "udp":
-            listener = UdpListener(sock, kept.sources, self._nobody, self.resolver, self.counters)
+            guard = Guard(sock, self.loop, self.counters)
+            listener = UdpListener(sock, kept.sources, self._nobody, self.resolver, guard)
         else:
             listener = TcpListener(sock, lambda source: self.zone.client(id, source), self.tcp)
         kept.sockets[kind, address] = listener

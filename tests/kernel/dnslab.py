@@ -81,6 +81,11 @@ class Client:
     def __init__(self, holder: asyncio.subprocess.Process) -> None:
         self._holder = holder
 
+    async def start(self, *argv: str) -> asyncio.subprocess.Process:
+        """Start a program inside."""
+        inside = ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net"]
+        return await asyncio.create_subprocess_exec(*inside, *argv, stdout=asyncio.subprocess.PIPE)
+
     async def dig(self, *arguments: str) -> str:
         """What dig prints, from inside."""
         return await run(
@@ -122,6 +127,8 @@ async def client(endpoints: Sequence[Endpoint], networks: Sequence[Network]) -> 
             await run(*inside, "route", "add", "default", "via", str(subnet.gateway))
         yield Client(holder)
     finally:
+        for endpoint in endpoints:  # the kernel would do it, some time after the namespace is gone
+            await run("ip", "link", "del", f"v{digest(endpoint.id, 10)}")
         holder.stdin.close()
         await holder.wait()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import netd_dns.loop
 from netd_dns.loop import READ, WRITE, Loop
 
 
@@ -94,3 +95,41 @@ def test_a_failing_callback_is_counted_and_the_others_go_on(loop: Loop) -> None:
     loop.after(0, lambda: calls.append("other"))
     loop.turn(0.01)
     assert (calls, loop.failures) == (["other"], 1)
+
+
+def test_the_patient_are_served_in_turn_and_never_long(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netd_dns.loop, "PATIENCE", 0.0)  # one a turn
+    pairs = [socket.socketpair() for _ in range(4)]
+    calls: list[int] = []
+    for number, (left, right) in enumerate(pairs):
+        loop.watch(left.fileno(), lambda number=number: calls.append(number), patient=number > 0)  # type: ignore[misc]
+        right.send(b"never read, so ready for ever")
+    for _ in range(6):
+        loop.turn(0)
+    assert calls.count(0) == 6, "the others are served in every turn"
+    assert [call for call in calls if call] == [1, 2, 3, 1, 2, 3]
+    loop.forget(pairs[1][0].fileno())
+    calls.clear()
+    for _ in range(4):
+        loop.turn(0)
+    assert [call for call in calls if call] == [2, 3, 2, 3]
+    for left, right in pairs:
+        left.close()
+        right.close()
+
+
+def test_waits_for_nothing_while_patient_ones_are_left(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netd_dns.loop, "PATIENCE", 0.0)
+    pairs = [socket.socketpair() for _ in range(2)]
+    served: list[int] = []
+    for left, right in pairs:
+        loop.watch(left.fileno(), lambda left=left: served.append(len(left.recv(9))), patient=True)  # type: ignore[misc]
+        right.send(b"x")
+    began = time.monotonic()
+    loop.turn(5)
+    loop.turn(5)
+    assert served == [1, 1]
+    assert time.monotonic() - began < 1
+    for left, right in pairs:
+        left.close()
+        right.close()

@@ -272,6 +272,18 @@ def test_a_client_that_does_not_read_is_sent_away(hall: Hall) -> None:
     assert hall.counters.dropped["unread"] == 1
 
 
+def test_a_crowd_with_much_to_ask_stalls_nobody(hall: Hall) -> None:
+    """Counted in processor time of this thread, so that a busy machine does not matter."""
+    for _ in range(tcp.CLIENT_MOST):
+        hall.client().send(frame() * 150)
+    longest = 0.0
+    while hall.counters.tcp < tcp.CLIENT_MOST * 150:
+        began = time.thread_time()
+        hall.loop.turn(0.1)
+        longest = max(longest, time.thread_time() - began)
+    assert longest < 0.01
+
+
 def test_a_reset_is_survived(hall: Hall) -> None:
     for _ in range(3):
         sock = hall.client()

@@ -10,9 +10,10 @@ import dns.rcode
 import pytest
 
 from netd_dns.counters import Counters
+from netd_dns.guard import Guard
 from netd_dns.loop import Loop
 from netd_dns.resolve import Resolver
-from netd_dns.udp import BUDGET, SOURCES_MOST, Sources, UdpListener
+from netd_dns.udp import BUDGET, SLOW_BUDGET, SOURCES_MOST, Sources, UdpListener
 from netd_dns.zone import View, Zone
 from tests.unit.netd_dns.stub import until
 from tests.unit.netd_dns.world import Outside, endpoint, sandbox, view, world
@@ -32,7 +33,8 @@ class Window:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.bind(("127.0.0.1", 0))
         resolver = Resolver(self.outside, self.counters)
-        self.listener = UdpListener(sock, self.sources, nobody, resolver, self.counters)
+        guard = Guard(sock, self.loop, self.counters)
+        self.listener = UdpListener(sock, self.sources, nobody, resolver, guard)
         self.loop.watch(sock.fileno(), self.listener.serve)
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.client.connect(sock.getsockname())
@@ -118,13 +120,21 @@ def test_sources_are_bounded() -> None:
 
 
 def test_a_turn_is_bounded(window: Window) -> None:
+    window.ask("api")
     question = dns.message.make_query("api", "A").to_wire()
     for _ in range(BUDGET + 5):
         window.client.send(question)
     window.listener.serve()
-    assert window.counters.udp == BUDGET
+    assert window.counters.udp == 1 + BUDGET
     window.listener.serve()
-    assert window.counters.udp == BUDGET + 5
+    assert window.counters.udp == 1 + BUDGET + 5
+
+
+def test_a_turn_with_questions_that_take_long_is_shorter(window: Window) -> None:
+    for number in range(BUDGET):
+        window.client.send(dns.message.make_query(f"n{number}.example.com", "A").to_wire())
+    window.listener.serve()
+    assert len(window.outside.asked) == window.counters.udp == SLOW_BUDGET
 
 
 def test_junk_is_answered_briefly_or_not_at_all(window: Window) -> None:
