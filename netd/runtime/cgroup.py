@@ -50,7 +50,8 @@ class Group(Protocol):
         """SIGKILL everything inside, so that nothing escapes by forking. Gone already is success."""
 
     def remove(self) -> None:
-        """Remove it, waiting up to five seconds for its last process to be reaped. Gone is success."""
+        """Remove it, waiting up to a second for its last process to be reaped (OSError EBUSY). Gone is
+        success."""
 
 
 class Hierarchy(Protocol):
@@ -270,7 +271,7 @@ def _remove(path: str) -> None:
             return False
         return True
 
-    if not _until(gone, seconds=5):
+    if not _until(gone, seconds=1):
         raise OSError(
             errno.EBUSY, f"control group {path} still holds processes: {_read(path + '/cgroup.procs')}"
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -128,21 +129,28 @@ class LocalRuntime:
         directory = self.directory(spec.id)
         if (directory / record.SPEC).exists():
             raise AlreadyExists(f"container {spec.id} exists already")
+        connection: Connection | None = None
         try:
             _furnish(directory, spec)
             request = Creation(spec, str(directory), f"{self._groups}/{spec.id}", self._hide)
             connection = await self._request(request)
-            try:
-                await connection.expect("ready")
-            except ConnectionResetError:
-                raise Unavailable(
-                    f"the monitor of container {spec.id} ended: {_last_words(directory)}"
-                ) from None
-            finally:
-                await connection.close()
+            await connection.expect("ready")
+        except ConnectionResetError:
+            words = _last_words(directory)
+            await asyncio.shield(self._undo(spec.id, connection))
+            raise Unavailable(f"the monitor of container {spec.id} ended: {words}") from None
         except BaseException:
-            await asyncio.shield(self.remove(spec.id))
+            await asyncio.shield(self._undo(spec.id, connection))
             raise
+        await connection.close()
+
+    async def _undo(self, id: str, connection: Connection | None) -> None:
+        """Remove a container whose making failed or was called off, once its monitor is at rest."""
+        if connection is not None:
+            while await connection.receive() is not None:
+                pass
+            await connection.close()
+        await self.remove(id)
 
     async def run(self, id: str) -> Status:
         """Let the first process execute its command."""
@@ -242,7 +250,7 @@ class LocalRuntime:
         await asyncio.to_thread(group.kill)
         with contextlib.suppress(NotFound):
             await _end_of(record.read(directory).monitor)
-        await asyncio.to_thread(group.remove)
+        await asyncio.to_thread(_clear, group)
         await asyncio.to_thread(shutil.rmtree, directory, True)
 
     async def logs(self, id: str, *, follow: bool, tail: int) -> AsyncIterator[LogEntry]:
@@ -332,6 +340,18 @@ def _last_words(directory: Path) -> str:
         if lines:
             return lines[-1]
     return "it was killed"
+
+
+def _clear(group: cgroup.Group) -> None:
+    """Remove a group, and kill again what a monitor may have put in since; its daemon may have died."""
+    for _ in range(5):
+        try:
+            return group.remove()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            group.kill()
+    return group.remove()
 
 
 async def _present(reader: logs.Reader) -> AsyncIterator[LogEntry]:

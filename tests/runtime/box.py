@@ -8,6 +8,7 @@ is new for every test run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import subprocess
@@ -195,6 +196,18 @@ class Box:
         """Wait until `text` is in the log; returns the log."""
         return eventually(f"{text!r} in the log", lambda: text in (log := self.logged(id)) and log)
 
+    def names(self, id: str) -> list[str]:
+        """What runs in a container's control group, sorted."""
+        tops = [
+            *Path("/sys/fs/cgroup").glob(f"pids/{self.group}/{id}"),
+            Path("/sys/fs/cgroup", self.group, id),
+        ]
+        names = []
+        for pid in (tops[0] / "cgroup.procs").read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                names.append(Path(f"/proc/{pid}/comm").read_text().strip())
+        return sorted(names)
+
     def remove(self, *ids: str) -> None:
         for id in ids:
             self.do(self.runtime.remove(id))
@@ -210,7 +223,6 @@ class Box:
         found.update(f"process {title}" for title in self.processes())
         found.update(f"descriptor {name}" for name in _descriptors(os.getpid()))
         found.update(f"mount {line}" for line in self.do(_mounts()))
-        found.update(f"temporary {path}" for path in Path("/tmp").glob("netd-request*"))
         return found
 
     def processes(self) -> list[str]:

@@ -100,15 +100,7 @@ def test_without_limits_there_are_none(box: Box) -> None:
 def test_all_processes_are_in_the_group_and_its_monitor_is_not(box: Box) -> None:
     id = box.start("sleep 60 & sleep 60")
     box.exec(id, "sleep 60 >/dev/null 2>&1 &")
-    group = next(
-        iter([*Path("/sys/fs/cgroup").glob(f"pids/{box.group}/{id}"), Path("/sys/fs/cgroup", box.group, id)])
-    )
-
-    def names() -> list[str]:
-        pids = (group / "cgroup.procs").read_text().split()
-        return sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids)
-
-    eventually("just these", lambda: names() == ["netd-init", "sh", "sleep", "sleep", "sleep"])
+    eventually("just these", lambda: box.names(id) == ["netd-init", "sh", "sleep", "sleep", "sleep"])
     box.remove(id)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from netd.errors import Invalid
 from netd.runtime.spec import Attached, Frame, Process
-from tests.runtime.box import Box, within
+from tests.runtime.box import Box, eventually, within
 
 NODES = ("full", "null", "random", "tty", "urandom", "zero")
 
@@ -138,7 +138,7 @@ def test_control_c_interrupts_the_foreground(box: Box) -> None:
     async def session() -> None:
         id, terminal = await _container(box, "/bin/sh")
         await terminal.type("sleep 1000; echo woken $?\n")
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(eventually, "asleep", lambda: "sleep" in box.names(id))
         await terminal.type("\x03")
         await terminal.type("echo mark$((3+3))\n")
         await terminal.shows("mark6")

@@ -15,6 +15,7 @@ from netd.errors import AlreadyExists, InUse, Invalid, NotFound
 from netd.runtime import record
 from netd.runtime.local import LocalRuntime
 from netd.runtime.spec import Frame, Limits, Process
+from netd.runtime.streams import BACKLOG
 from tests.runtime.box import Box, collect, eventually, within
 
 
@@ -175,7 +176,7 @@ def test_remove_does_not_wait_for_a_client_that_does_not_read(box: Box) -> None:
         await box.runtime.create(spec)
         attached = await box.runtime.attach(spec.id)
         await box.runtime.run(spec.id)
-        await asyncio.sleep(0.2)
+        await _written(box, spec.id)
         await within(box.runtime.remove(spec.id), 8)
         await attached.close()
 
@@ -190,13 +191,22 @@ def test_nothing_is_lost_when_a_client_reads_slowly(box: Box) -> None:
         await box.runtime.create(spec)
         attached = await box.runtime.attach(spec.id)
         await box.runtime.run(spec.id)
-        await asyncio.sleep(0.3)
+        await _written(box, spec.id)
         assert (await box.runtime.status(spec.id)).state == "running"
         out, _, code = await within(collect(attached), 30)
         assert (len(out), code) == (20_000_000, 0)
         await box.runtime.remove(spec.id)
 
     box.do(life())
+
+
+async def _written(box: Box, id: str) -> None:
+    """Until a container has written as much as may wait for a client that does not read."""
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in box.runtime.directory(id).glob("log*"))
+
+    await asyncio.to_thread(eventually, "a megabyte in the log", lambda: size() > BACKLOG)
 
 
 def test_large_input_arrives_whole(box: Box) -> None:
@@ -293,6 +303,8 @@ def test_cancelling_create_leaves_nothing(box: Box) -> None:
             await asyncio.sleep(delay)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            if task.cancelled():
+                assert spec.id not in await box.runtime.containers()
             await box.runtime.remove(spec.id)
 
     box.do(life())
