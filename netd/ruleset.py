@@ -149,9 +149,9 @@ table inet netd {
     }
 
     chain from_container {
-        # Neighbour discovery is never in conntrack, and nothing works without it.
-        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept
-        icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept
+        # Neighbour discovery is never in conntrack, and nothing works without it. (Listener reports are
+        # for the bridge, which sees them before any of this.)
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
         ct state established,related accept
         iifname . ip daddr @gateway4 goto own_gateway
         iifname . ip6 daddr @gateway6 goto own_gateway

@@ -219,6 +219,10 @@ class Lab:
         """The address of a container's interface."""
         return str(self.endpoints[name][index].of_family(family)[0].ip)
 
+    def network_of(self, name: str) -> Network:
+        """The network of a container's first interface."""
+        return self.networks[self.endpoints[name][0].network]
+
     def gateway(self, name: str, family: int) -> str:
         """The gateway address of a network."""
         return next(str(n.gateways(family)[0]) for n in self.networks.values() if n.name == name)
@@ -253,8 +257,8 @@ class Lab:
         if source not in self.endpoints:
             return  # the neighbours have the host as their default route
         family = ip_address(target).version
-        net = self.networks[self.endpoints[source][0].network]
-        self[source].run("ip", "route", "replace", target, "via", str(net.gateways(family)[0]), "dev", "eth0")
+        gateway = self.network_of(source).gateways(family)[0]
+        self[source].run("ip", "route", "replace", target, "via", str(gateway), "dev", "eth0")
 
     def exchange(self, sender: str, frames: Sequence[Packet], *, listener: str, last: str) -> list[Packet]:
         """Send raw frames; everything that `listener` hears on its eth0 until the last, honest one.

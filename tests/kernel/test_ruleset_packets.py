@@ -229,6 +229,14 @@ def test_a_container_reaches_the_host(lab: Lab, family: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_the_host_may_use_a_gateway_address_itself(lab: Lab, family: int) -> None:
+    """Ask its own services there (the containers' DNS), and ask others in its name."""
+    own = lab.gateway("front", family)
+    expect(lab, "host", dict.fromkeys(both(own, 53), f"host {own}"))
+    lab["host"].run("ping", "-c1", "-W5", "-I", own, CLIENT[family])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_host_reaches_every_container(lab: Lab, family: int) -> None:
     for name, network in (("web", "front"), ("sly", "quiet"), ("in1", "inner"), ("own", "routed")):
         address = lab.ip(name, family)
@@ -280,6 +288,18 @@ def test_an_internal_network_has_its_gateway_and_nothing_else(lab: Lab, family: 
             **dict.fromkeys([*both(CLIENT[family], 80), ("icmp", CLIENT[family], 0)]),
         },
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["api", "sly", "in1"])
+def test_container_and_gateway_find_each_other(lab: Lab, name: str, family: int) -> None:
+    """With empty caches on both sides, whoever asks first."""
+    net = lab.network_of(name)
+    gateway, address = lab.gateway(net.name, family), lab.ip(name, family)
+    for source, target in ((name, gateway), ("host", address)):
+        lab[name].run("ip", "neigh", "flush", "dev", "eth0")
+        lab["host"].run("ip", "neigh", "flush", "dev", lab.bridge(net.name))
+        expect(lab, source, {("icmp", target, 0): "pong"})
 
 
 # --- going out -----------------------------------------------------------------------------------------
