@@ -98,7 +98,8 @@ def give_back(pools: Sequence[Pool], address: IPAddress) -> tuple[Pool, ...]:
 
 
 def _returned(pool: Pool, address: IPAddress) -> Pool:
-    used = {other: holder for other, holder in pool.used.items() if other != address}
+    used = dict(pool.used)  # copied whole and then cut: a copy compares and hashes no address
+    del used[address]
     freed = dict(pool.freed)
     freed[address] = None
     if len(freed) > HISTORY:

@@ -151,4 +151,6 @@ def _with(mapping: Mapping[str, V], key: str, value: V) -> Mapping[str, V]:
 
 
 def _without(mapping: Mapping[str, V], key: str) -> Mapping[str, V]:
-    return {k: v for k, v in mapping.items() if k != key}
+    rest = dict(mapping)
+    rest.pop(key, None)
+    return rest
