@@ -6,19 +6,18 @@ connection on which the daemon speaks already) and the identity of this code.
 
 from __future__ import annotations
 
-import logging
+import os
 import socket
 import sys
 
-from netd_dns import confine
+from netd_dns import confine, logs
 from netd_dns.server import Server
 
 
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; never returns while anybody may still ask."""
     listening, home, connection = (int(argument) for argument in arguments[:3])
-    logging.basicConfig(level=logging.INFO, format="netd-dns: %(levelname)s: %(message)s")
-    logging.raiseExceptions = False  # standard error may have gone with the daemon
+    logs.configure(os.environ.get("NETD_LOG_FORMAT", "text"))
     server = Server(socket.socket(fileno=listening), home, arguments[3])
     confine.drop_privileges()
     server.adopt(socket.socket(fileno=connection))

@@ -48,6 +48,7 @@ def daemon(
 
     settings = load(config, flags)
     logs.configure(settings.log_format, settings.log_level)
+    os.environ["NETD_LOG_FORMAT"] = settings.log_format  # the DNS server logs to the same standard error
     import asyncio
 
     from netd.app import serve
