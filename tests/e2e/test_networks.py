@@ -189,7 +189,7 @@ def test_connect_and_disconnect_while_the_container_runs(host: Host) -> None:
     for family in (4, 6):
         target = f"tcp,{host.address('db', family=family)},80"
         assert host.container_ask("web", target)[target] is not None
-    assert "web" in host.refused("network", "connect", "back", "web")
+    assert "'back' already" in host.refused("network", "connect", "back", "web")
     host.netd("network", "disconnect", "back", "web")
     assert "eth1" not in host.netd("exec", "web", "--", "ip", "link")
     assert "back" in host.refused("network", "disconnect", "back", "web")

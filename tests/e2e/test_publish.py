@@ -120,6 +120,7 @@ def test_a_port_of_one_address_answers_there_only(host: Host) -> None:
         assert client.answer(f"tcp,{address},8080").split(" ")[0] == name
         assert host.answer(f"tcp,{address},8080").split(" ")[0] == name
     assert set(host.ask("tcp,127.0.0.1,8080", "tcp,::1,8080").values()) == {None}
+    host.sh("ip addr del 203.0.113.3/24 dev eth0; ip addr del 2001:db8:1::3/64 dev eth0")
 
 
 def test_a_loopback_port_is_for_the_host_alone(host: Host) -> None:
@@ -447,7 +448,8 @@ def test_a_port_of_an_ipv4_only_network_answers_over_ipv6_too(host: Host) -> Non
 def test_the_relay_carries_much_and_closes_properly(host: Host, tmp_path: Path) -> None:
     """Loopback traffic passes a user-space relay: bulk both ways, half-close, and no connection left."""
     front(host)
-    script = "import socket as s; l = s.create_server(('', 80)); print('ready', flush=True)\n" + (
+    script = "import socket as s; l = s.create_server(('', 80), family=s.AF_INET6, dualstack_ipv6=True)\n" + (
+        "print('ready', flush=True)\n"
         "while True:\n    c, _ = l.accept(); n = 0\n"
         "    while d := c.recv(65536): n += len(d)\n"
         "    c.sendall(b'%d' % n + b'x' * n); c.close()\n"
