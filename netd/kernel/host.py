@@ -121,10 +121,14 @@ class HostKernel:
     async def start(self) -> None:
         """Open sockets, load the rule set if needed. Raises `Unsupported`, `KernelError`."""
         self._namespaces.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._rtnl = _Rtnl(self._wrote)
-        await self._facts.start()
-        await self._nft.start()
-        self._monitor.start(await self._rtnl.run(self._rtnl.own))
+        try:
+            self._rtnl = _Rtnl(self._wrote)
+            await self._facts.start()
+            await self._nft.start()
+            self._monitor.start(await self._rtnl.run(self._rtnl.own))
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Let what is under way end, then close every descriptor; the data path stays as it is."""

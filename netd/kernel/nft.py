@@ -161,10 +161,10 @@ class Nft:
         return batch
 
     async def _commit(self, batch: list[Request]) -> None:
-        outcome: Sequence[Exception | None]
+        outcome: Sequence[BaseException | None]
         try:
             outcome = await self._writer.run(self._transact, batch)
-        except Exception as error:  # each caller gets it
+        except BaseException as error:  # whatever it is, each caller gets it and the writer goes on
             outcome = [error] * len(batch)
         for request, problem in zip(batch, outcome, strict=True):
             if problem is None:
