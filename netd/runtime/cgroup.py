@@ -55,7 +55,9 @@ class Group(Protocol):
 
 
 class Hierarchy(Protocol):
-    """Where groups are made."""
+    """Where groups are made; `version` is 1 or 2."""
+
+    version: int
 
     def group(self, name: str) -> Group:
         """A handle; nothing is made by it."""
@@ -90,6 +92,8 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchy:
 
 class V2:
     """The unified hierarchy, mounted at `root`."""
+
+    version = 2
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -136,6 +140,8 @@ class _V2Group:
 
 class V1:
     """The old hierarchies: controller -> where it is mounted (two may share one)."""
+
+    version = 1
 
     def __init__(self, mounts: dict[str, str]) -> None:
         self._mounts = mounts

@@ -81,6 +81,7 @@ def first_process(
     directory: str,
     hidden: list[host.Hidden],
     confinement: Confinement,
+    cgroup_version: int,
     channel: socket.socket,
     streams: Streams,
 ) -> NoReturn:
@@ -91,7 +92,7 @@ def first_process(
         syscalls.not_dumpable()
         syscalls.set_title("netd-init")
         os.setsid()
-        terminal, root = _make_world(spec, directory, hidden, channel)
+        terminal, root = _make_world(spec, directory, hidden, cgroup_version, channel)
         command = os.fork()
         if command == 0:
             os.setsid()
@@ -135,7 +136,11 @@ def further_process(
 
 
 def _make_world(
-    spec: ContainerSpec, directory: str, hidden: list[host.Hidden], channel: socket.socket
+    spec: ContainerSpec,
+    directory: str,
+    hidden: list[host.Hidden],
+    cgroup_version: int,
+    channel: socket.socket,
 ) -> tuple[tuple[int, int] | None, rootfs.Root]:
     """Everything that the command finds; returns its terminal, if it gets one, and its root."""
     sysctls = dict(spec.sysctls)
@@ -153,7 +158,7 @@ def _make_world(
     proc = procfs.mount_proc(root.overlay)
     procfs.set_sysctls(proc, sysctls)
     procfs.restrict(proc, dev)
-    procfs.mount_sys(root.overlay, dev)
+    sysfs = procfs.mount_sys(root.overlay, dev)
     terminal = None
     if spec.process.tty:
         terminal = devices.open_terminal(pts, spec.process.rows, spec.process.columns)
@@ -161,6 +166,8 @@ def _make_world(
     _await_placement(channel)
     # Only now: a cgroup namespace shows as "/" the group in which its maker is.
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+    if cgroup_version == 2:
+        procfs.mount_cgroup(sysfs)
     if spec.read_only:
         # Its working directory is made before, if it is missing.
         os.close(rootfs.make_directories(root.overlay, spec.process.workdir))

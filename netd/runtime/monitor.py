@@ -124,7 +124,15 @@ def keep_container(
         pid = _fork()
         if pid == 0:
             channel.close()
-            init.first_process(request.spec, request.directory, hidden, confinement, inside, streams)
+            init.first_process(
+                request.spec,
+                request.directory,
+                hidden,
+                confinement,
+                hierarchy.version,
+                inside,
+                streams,
+            )
         inside.close()
         command = _placed(group, pid, channel, streams, ends)
         state = Record(monitor=Task.of(os.getpid()), init=Task.of(pid), command=Task.of(command))

@@ -31,7 +31,7 @@ from netd.runtime import devices, host, syscalls
 from netd.runtime.spec import ContainerSpec
 
 FILES = {"hosts": "etc/hosts", "hostname": "etc/hostname", "resolv.conf": "etc/resolv.conf"}
-"""File of the container's directory -> where it is mounted. Their owner may rewrite them in place."""
+"""File of the container's directory -> where it is mounted. Their owner outside may rewrite them in place."""
 
 MOUNT_POINT = "root"
 """The empty directory in the container's directory on which its tmpfs is mounted, in its namespace only."""
@@ -53,10 +53,7 @@ def enter(spec: ContainerSpec, directory: str, hidden: Sequence[host.Hidden]) ->
     `directory` is the container's. Raises `Invalid` for a rootfs or a volume that cannot be used.
     """
     volumes = [(_source(volume.source, volume.read_only), volume.target) for volume in spec.volumes]
-    files = [
-        (syscalls.open_tree(syscalls.AT_FDCWD, f"{directory}/{name}"), target)
-        for name, target in FILES.items()
-    ]
+    files = [(_file(f"{directory}/{name}"), target) for name, target in FILES.items()]
     scratch = syscalls.new_filesystem("tmpfs", syscalls.NOSUID, {"mode": "0700"})
     target = os.open(f"{directory}/{MOUNT_POINT}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.move_mount(scratch, target)
@@ -86,6 +83,16 @@ def _source(path: str, read_only: bool) -> int:
         syscalls.mount_setattr(mount, attributes, recursive=True)
     except OSError as error:
         raise Invalid(f"volume source {path!r} cannot be mounted: {error.strerror}") from error
+    return mount
+
+
+def _file(path: str) -> int:
+    """A detached mount of one of the container's three files, read-only inside.
+
+    They lie on the host's /run: a container that could write to them could fill it.
+    """
+    mount = syscalls.open_tree(syscalls.AT_FDCWD, path)
+    syscalls.mount_setattr(mount, _INERT | syscalls.NOEXEC | syscalls.RDONLY)
     return mount
 
 

@@ -93,6 +93,9 @@ def test_the_three_files_are_the_container_directory_s(box: Box) -> None:
         await attached.close()
         await box.runtime.wait(spec.id)
 
+    denied = box.exec(spec.id, "echo x >/etc/hosts; rm /etc/hosts; chmod 777 /etc/hosts").stderr
+    assert denied.count("Read-only file system") == 2
+    assert "busy" in denied
     box.do(go_on())
     assert box.logged(spec.id).endswith("nameserver 10.0.0.1\n10.0.0.2 db\n")
     box.remove(spec.id)
