@@ -29,7 +29,7 @@
 
 enum { INVALID_ENVIRONMENT = 4, IO_FAILURE = 5, DECODING_FAILURE = 6, TRY_AGAIN = 11, NOT_AVAILABLE = 50 };
 
-static char frame[LIMIT + 1], *config; /* config is the end of the frame, and zero-terminated */
+static char frame[LIMIT + 1], *config = frame; /* config is the end of the frame, and zero-terminated */
 static size_t size;                    /* of the frame */
 static char version[64] = NEWEST;      /* the configuration's, as far as it is known */
 extern char **environ;
@@ -44,22 +44,6 @@ static void print_quoted(const char *text) {
         putchar(*text >= 32 && *text < 127 ? *text : '?');
     }
     putchar('"');
-}
-
-/* Print an error object, its details made as printf does, and end. */
-__attribute__((format(printf, 3, 4), noreturn)) static void refuse(int code, const char *message, const char *format, ...) {
-    char details[8192];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(details, sizeof details, format, arguments);
-    va_end(arguments);
-    printf("{\"cniVersion\": ");
-    print_quoted(version);
-    printf(", \"code\": %d, \"msg\": ", code);
-    print_quoted(message);
-    if (*details) printf(", \"details\": "), print_quoted(details);
-    puts("}");
-    exit(1);
 }
 
 /* --- as much of JSON as it takes to find cniVersion; the daemon looks closer ------------------------ */
@@ -101,14 +85,34 @@ static const char *skip_value(const char *at, int depth) {
     }
 }
 
-static void decode(void) {
+/* Whether standard input is a JSON object; its cniVersion is remembered. */
+static int decode(void) {
     const char *at = skip_space(config);
     *version = 0;
-    if (*at != '{' || !(at = skip_value(at, 0)) || skip_space(at) != frame + size) {
-        strcpy(version, NEWEST);
-        refuse(DECODING_FAILURE, "the network configuration is no JSON object with a cniVersion", "%s", "");
-    }
-    if (!*version) strcpy(version, "0.1.0");
+    int fine = *at == '{' && (at = skip_value(at, 0)) && skip_space(at) == frame + size;
+    if (!fine || !*version) strcpy(version, fine ? "0.1.0" : NEWEST);
+    return fine;
+}
+
+/* Print an error object in the configuration's version, its details made as printf does, and end. */
+__attribute__((format(printf, 3, 4), noreturn)) static void refuse(int code, const char *message, const char *format, ...) {
+    char details[8192];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(details, sizeof details, format, arguments);
+    va_end(arguments);
+    decode();
+    printf("{\"cniVersion\": ");
+    print_quoted(version);
+    printf(", \"code\": %d, \"msg\": ", code);
+    print_quoted(message);
+    if (*details) printf(", \"details\": "), print_quoted(details);
+    puts("}");
+    exit(1);
+}
+
+static void require_json(void) {
+    if (!decode()) refuse(DECODING_FAILURE, "the network configuration is no JSON object with a cniVersion", "%s", "");
 }
 
 /* --- the verbs -------------------------------------------------------------------------------------- */
@@ -223,10 +227,10 @@ int main(void) {
         fputs("netd: a CNI plugin, versions " VERSIONS "; see docs/cni.md\n", stderr);
         return 0;
     }
-    check_variables(command);
     make_frame();
+    check_variables(command);
     if (!strcmp(command, "VERSION")) {
-        if (*skip_space(config)) decode();
+        if (*skip_space(config)) require_json();
         printf("{\"cniVersion\": ");
         print_quoted(version);
         puts(", \"supportedVersions\": [" VERSIONS "]}");
@@ -239,7 +243,7 @@ int main(void) {
     snprintf(path, sizeof path, "%s/cni.sock", *variable("NETD_RUN_DIR") ? variable("NETD_RUN_DIR") : "/run/netd");
     exchange(path, namespace);
     const char *reason = strerror(errno);
-    decode();
+    require_json();
     if (!strcmp(command, "STATUS")) refuse(NOT_AVAILABLE, "the netd daemon cannot be reached", "%s: %s", path, reason);
     if (strcmp(command, "DEL")) refuse(TRY_AGAIN, "the netd daemon cannot be reached: try again later", "%s: %s", path, reason);
     if (spool()) refuse(TRY_AGAIN, "DEL could not be written to the spool", "%s", strerror(errno));

@@ -129,6 +129,8 @@ async def serve(settings: Settings, rooms: Callable[[Settings], Rooms] = of_this
 
 async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: AsyncExitStack) -> None:
     from netd.api.server import Server, Service
+    from netd.cni.verbs import Verbs
+    from netd.cni_server import CniServer
     from netd.containers import Containers
     from netd.engine import Engine
 
@@ -150,6 +152,10 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     )
     stack.push_async_callback(containers.close)
     await containers.start()
+
+    cni = CniServer(Verbs(engine, rooms.kernel), settings.cni_socket, settings.state)
+    stack.push_async_callback(cni.stop, GRACE)
+    await cni.start()
 
     service = Service(
         engine=engine,

@@ -61,10 +61,10 @@ INVALID_ENVIRONMENT, IO_FAILURE, DECODING_FAILURE, TRY_AGAIN, NOT_AVAILABLE = 4,
 
 
 class Refusal(Exception):
-    """An error object of the specification; `config` is where its cniVersion is looked for."""
+    """An error object of the specification, but for its cniVersion."""
 
-    def __init__(self, code: int, message: bytes, details: bytes = b"", config: bytes = b"") -> None:
-        self.code, self.message, self.details, self.config = code, message, details, config
+    def __init__(self, code: int, message: bytes, details: bytes = b"") -> None:
+        self.code, self.message, self.details = code, message, details
 
 
 def main() -> int:
@@ -75,14 +75,15 @@ def main() -> int:
     if not command:
         write(2, b"netd: a CNI plugin, versions " + b", ".join(VERSIONS) + b"; see docs/cni.md\n")
         return 0
+    config = b""
     try:
-        check_variables(command, variables)
         config = read_all(0)
+        check_variables(command, variables)
         if command == b"VERSION":
             return answer(0, version_result(config))
         return ask(command, variables, config)
     except Refusal as refusal:
-        return answer(1, error_object(refusal))
+        return answer(1, error_object(refusal, config))
 
 
 def check_variables(command: bytes, variables: dict[bytes, bytes]) -> None:
@@ -168,13 +169,13 @@ def answer_alone(command: bytes, frame: bytes, config: bytes, reason: bytes) -> 
     """What can be said while the daemon is away."""
     decode(config)
     if command == b"STATUS":
-        raise Refusal(NOT_AVAILABLE, b"the netd daemon cannot be reached", reason, config)
+        raise Refusal(NOT_AVAILABLE, b"the netd daemon cannot be reached", reason)
     if command != b"DEL":
-        raise Refusal(TRY_AGAIN, b"the netd daemon cannot be reached: try again later", reason, config)
+        raise Refusal(TRY_AGAIN, b"the netd daemon cannot be reached: try again later", reason)
     try:
         spool(frame)
     except OSError as error:
-        raise Refusal(TRY_AGAIN, b"DEL could not be written to the spool", why(error), config) from None
+        raise Refusal(TRY_AGAIN, b"DEL could not be written to the spool", why(error)) from None
     return 0
 
 
@@ -223,10 +224,10 @@ def version_result(config: bytes) -> bytes:
     return b'{"cniVersion": %s, "supportedVersions": [%s]}\n' % (quoted(version), supported)
 
 
-def error_object(refusal: Refusal) -> bytes:
-    """An error as the specification shapes it, in the configuration's version where that is known."""
+def error_object(refusal: Refusal, config: bytes) -> bytes:
+    """An error as the specification shapes it, in the configuration's version where it has one."""
     try:
-        version = decode(refusal.config)
+        version = decode(config)
     except Refusal:
         version = VERSIONS[-1]
     text = b'{"cniVersion": %s, "code": %d, "msg": %s' % (

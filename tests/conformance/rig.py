@@ -120,7 +120,7 @@ class Rig:
 
         `network` tells several networks of one clause apart. A change to None removes the key.
         """
-        place = 10 * (self.number % 20) + network
+        place = 2 * self.number % 254 + network
         ranges = [[{"subnet": subnet.format(place)}] for subnet in SUBNETS]
         found = {
             "cniVersion": self.version,
@@ -142,7 +142,7 @@ class Rig:
     def tiny(self, **changes: Any) -> dict[str, Any]:
         """A configuration with a single address to give."""
         config = self.config(**changes)
-        subnet = SUBNETS[0].format(10 * (self.number % 20))
+        subnet = config["ipam"]["ranges"][0][0]["subnet"]
         first = subnet.replace(".0/24", ".2")
         config["ipam"] = {
             **config["ipam"],
@@ -253,6 +253,8 @@ class Rig:
         for pod in dict.fromkeys(self.pods):
             for network in range(2):
                 self.delete(pod, self.config(network=network))
+        for network in range(2):  # a plugin with a daemon may remember its networks
+            self.collect([], {**self.config(network=network), "cniVersion": "1.1.0"})
         for name in self.namespaces:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
         for network in range(2):

@@ -33,7 +33,7 @@ FLOORS: tuple[set[str], ...] = (
     | {"ports", "requests", "ruleset", "subnets", "view", "wanted"},
     {"kernel"},
     {"changes", "engine", "forwarding", "publishing", "reconcile", "recovery"},
-    {"containers", "doctor", "registry"},
+    {"cni", "cni_server", "containers", "doctor", "registry"},
     {"api.generated"},
     {"api"},
     {"app"},
