@@ -16,6 +16,7 @@ a container that runs already. And an overlay shows one file system: what is mou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -130,22 +131,29 @@ def _outermost(paths: Iterable[Hidden]) -> list[Hidden]:
 def conceal(upper: int, paths: Iterable[Hidden], root: str) -> None:
     """Mark `paths` hidden in the empty upper directory `upper` of an overlay over what is at `root`."""
     made: set[str] = set()
-    for path, gone in paths:
-        parent = ""
-        for part in path.split("/")[:-1]:
-            parent = f"{parent}/{part}".lstrip("/")
-            if parent not in made:
-                _like(upper, parent, root)
-                made.add(parent)
-        if gone:
-            os.mknod(path, stat.S_IFCHR, os.makedev(0, 0), dir_fd=upper)
-            continue
-        _like(upper, path, root)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper)
-        try:
-            os.setxattr(fd, "trusted.overlay.opaque", b"y")
-        finally:
-            os.close(fd)
+    for hidden in paths:
+        # What has vanished since it was listed needs no hiding.
+        with contextlib.suppress(FileNotFoundError):
+            _conceal(upper, hidden, root, made)
+
+
+def _conceal(upper: int, hidden: Hidden, root: str, made: set[str]) -> None:
+    path, gone = hidden
+    parent = ""
+    for part in path.split("/")[:-1]:
+        parent = f"{parent}/{part}".lstrip("/")
+        if parent not in made:
+            _like(upper, parent, root)
+            made.add(parent)
+    if gone:
+        os.mknod(path, stat.S_IFCHR, os.makedev(0, 0), dir_fd=upper)
+        return
+    _like(upper, path, root)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper)
+    try:
+        os.setxattr(fd, "trusted.overlay.opaque", b"y")
+    finally:
+        os.close(fd)
 
 
 def _like(upper: int, path: str, root: str) -> None:

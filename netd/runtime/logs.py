@@ -68,21 +68,36 @@ class Writer:
         os.close(self._fd)
 
     def _append(self, entries: list[bytes]) -> None:
-        batch: list[bytes] = []
+        batch = bytearray()
         for entry in entries:
-            if self._size + len(entry) > self._half:
-                os.write(self._fd, b"".join(batch))
-                batch = []
+            if self._size + len(batch) + len(entry) > self._half:
+                self._store(batch)
+                batch = bytearray()
                 self._rotate()
-            batch.append(entry)
-            self._size += len(entry)
-        if batch:
-            os.write(self._fd, b"".join(batch))
+            batch += entry
+        self._store(batch)
+
+    def _store(self, batch: bytearray) -> None:
+        """Write whole entries or none: on a full disk lines get lost, and the container goes on."""
+        try:
+            written = os.write(self._fd, batch) if batch else 0
+        except OSError:
+            return
+        if written < len(batch):
+            os.ftruncate(self._fd, self._size)
+        else:
+            self._size += written
 
     def _rotate(self) -> None:
-        os.close(self._fd)
         os.rename(CURRENT, PREVIOUS, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        self._fd = self._open()
+        full = self._fd
+        try:
+            self._fd = self._open()
+        except OSError:  # no room for another file: the one there is begins again
+            os.rename(PREVIOUS, CURRENT, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            os.ftruncate(full, 0)
+        else:
+            os.close(full)
         self._size = 0
 
     def _open(self) -> int:
@@ -154,10 +169,15 @@ class Reader:
     def _next_file(self) -> bool:
         """At the end of one file: go on to the one that was begun when it was renamed, if it was."""
         ours = os.fstat(self._fd).st_ino if self._fd >= 0 else 0
-        if ours and ours == self._inode(CURRENT):
-            return False
-        if ours and os.lseek(self._fd, 0, os.SEEK_CUR) < os.fstat(self._fd).st_size:
-            return True  # it grew between our last read and its renaming
+        if ours:
+            position, size = os.lseek(self._fd, 0, os.SEEK_CUR), os.fstat(self._fd).st_size
+            if position > size:  # it began again in place, for want of room
+                os.lseek(self._fd, 0, os.SEEK_SET)
+                return True
+            if ours == self._inode(CURRENT):
+                return False
+            if position < size:  # it grew between our last read and its renaming
+                return True
         following = self._open(CURRENT) if ours == self._inode(PREVIOUS) else self._open(PREVIOUS, CURRENT)
         if following < 0:
             return False

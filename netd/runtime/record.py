@@ -11,6 +11,7 @@ its start time (field 22 of /proc/PID/stat, clock ticks since boot), and believe
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 
@@ -94,15 +95,31 @@ class Record(msgspec.Struct, kw_only=True):
 
 
 def write(directory: int, name: str, content: msgspec.Struct) -> None:
-    """Write `content` as JSON to `name` in the directory, whole or not at all."""
+    """Write `content` as JSON to `name` in the directory, whole or not at all.
+
+    Where the disk is full and there is a file already, it is overwritten in place: how a container ended
+    must not get lost for want of a page.
+    """
+    data = msgspec.json.encode(content)
     temporary = f".{name}.{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600, dir_fd=directory)
     try:
-        os.write(fd, msgspec.json.encode(content))
+        _store(directory, temporary, os.O_CREAT | os.O_TRUNC, data)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
+        # Padded, because the file must not be cut before it is written.
+        size = os.stat(name, dir_fd=directory).st_size
+        _store(directory, name, 0, data.ljust(size))
+
+
+def _store(directory: int, name: str, flags: int, data: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600, dir_fd=directory)
+    try:
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
-    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def read(path: str | os.PathLike[str]) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from netd.runtime import host, syscalls
 from tests.runtime.box import Box
 
 
@@ -47,6 +48,26 @@ def test_a_new_secret_is_hidden(box: Box) -> None:
         (secret / "key").unlink()
         (secret / "public").unlink()
         secret.rmdir()
+
+
+def test_a_secret_that_has_vanished_since_does_no_harm(box: Box) -> None:
+    secret = Path(f"/etc/netd-runtime-test-{os.getpid()}")
+    (secret / "deep").mkdir(parents=True)
+    (secret / "deep" / "key").write_text("secret")
+    paths = (str(secret / "deep" / "key"),)
+    try:
+        view = host.View("/")
+        hidden = view.hidden(paths)
+    finally:
+        (secret / "deep" / "key").unlink()
+        (secret / "deep").rmdir()
+        secret.rmdir()
+    upper = syscalls.new_filesystem("tmpfs", 0)
+    host.conceal(upper, hidden, "/")
+    names = {path.name for path in Path(f"/proc/self/fd/{upper}/etc").iterdir()}
+    os.close(upper)
+    assert "shadow" in names
+    assert secret.name not in names
 
 
 def test_state_of_services_is_empty_and_that_of_programs_is_there(box: Box) -> None:
