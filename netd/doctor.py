@@ -164,7 +164,9 @@ def _forwarding(host: Survey, here: Circumstances) -> Iterator[Check]:
             remedy = f"sysctl -w {path.replace('/', '.')}=1"
             yield _failure(name, "0, so no container reaches anything outside", remedy)
         elif path in here.switched:
-            yield _ok(name, f"{value}; netd turned it on and turns it off with the last network that needs it")
+            yield _ok(
+                name, f"{value}; netd turned it on and turns it off with the last network that needs it"
+            )
         else:
             off = "; netd turns it on with the first network that needs it" if value == "0" else ""
             yield _ok(name, f"{value}{off}")
