@@ -251,6 +251,8 @@ class Engine:
 
     async def _relax(self) -> None:
         """Turn forwarding off again where no network needs it any more."""
+        if self.view.quarantined:
+            return  # one that cannot be read may need it
         try:
             await self._forwarding.release(self.families)
         except NetdError as error:

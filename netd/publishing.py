@@ -27,10 +27,8 @@ RETRY = 5.0
 """Seconds between attempts to get back a port that another program took while netd was away."""
 
 
-def targets(
-    endpoints: Sequence[Endpoint], networks: Mapping[str, Network], mapping: PortMapping
-) -> dict[int, IPAddress]:
-    """Where `mapping` leads, by family: to the endpoint that carries the default route of that family."""
+def targets(endpoints: Sequence[Endpoint], networks: Mapping[str, Network]) -> dict[int, IPAddress]:
+    """Where the ports of a sandbox lead, by family: to the endpoint with the default route of that family."""
     found: dict[int, IPAddress] = {}
     for family in (4, 6):
         endpoint = default_route_of(tuple(endpoints), networks, family)
@@ -115,7 +113,7 @@ class Publishing:
             if mapping in self._lost:
                 self._lost[mapping] = (attached, networks)
             elif self._relay.holds(mapping):
-                self._relay.serve(mapping, targets(attached.endpoints, networks, mapping))
+                self._relay.serve(mapping, targets(attached.endpoints, networks))
 
     async def adopt(self, attached: Iterable[Attached], networks: Mapping[str, Network]) -> None:
         """Take back, after a restart, what was published before.
@@ -149,7 +147,7 @@ class Publishing:
                     continue
                 if held := self._lost.pop(mapping, None):
                     attached, networks = held
-                    self._relay.serve(mapping, targets(attached.endpoints, networks, mapping))
+                    self._relay.serve(mapping, targets(attached.endpoints, networks))
                     log.info("port %s is ours again", show(mapping))
                 else:
                     self._relay.drop(mapping)

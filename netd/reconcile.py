@@ -167,7 +167,8 @@ class Reconciler:
     async def _round(self) -> None:
         """Compare the host with what it should be, and repair the difference."""
         await self._forwarding.ensure(self._subject.families())
-        await self._forwarding.release(self._subject.families)
+        if not self._subject.view.quarantined:
+            await self._forwarding.release(self._subject.families)
         ops = await self._difference()
         if not ops and not self._subject.view.degraded:
             self._failures = 0

@@ -28,7 +28,18 @@ CONTRACTS = {"kernel.ports", "runtime.spec", "store.base"}
 FLOORS: tuple[set[str], ...] = (
     VALUES,
     CONTRACTS,
-    {"dns_feed", "dns_lookup", "dns_process", "events", "locks", "relay", "runtime", "store"},
+    {
+        "dns_feed",
+        "dns_lookup",
+        "dns_process",
+        "events",
+        "flows",
+        "locks",
+        "pipes",
+        "relay",
+        "runtime",
+        "store",
+    },
     {"addresses", "compile", "drivers", "etcfiles", "firewall", "ipam", "launch", "nicknames", "plan"}
     | {"ports", "requests", "ruleset", "subnets", "view", "wanted"},
     {"kernel"},
