@@ -393,7 +393,7 @@ class Engine:
         for network in networks:
             if network.id in self._leaving:
                 raise Unavailable(f"network {network.name!r} is being removed; try again, or use another")
-        requests.check_wants(wants, networks, siblings)
+        requests.check_wants(sandbox.name, wants, networks, siblings)
         made: tuple[Endpoint, ...] = ()
         writes: list[Write] = []
         try:

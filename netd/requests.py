@@ -107,8 +107,10 @@ def _check_bridge_is_free(network: Network, networks: Collection[Network]) -> No
             )
 
 
-def check_wants(wants: Sequence[Want], networks: Sequence[Network], siblings: Sequence[Endpoint]) -> None:
-    """Whether a sandbox with the endpoints `siblings` may be put into `networks`, one for each want.
+def check_wants(
+    name: str, wants: Sequence[Want], networks: Sequence[Network], siblings: Sequence[Endpoint]
+) -> None:
+    """Whether the sandbox `name` with the endpoints `siblings` may be put into `networks`, one a want.
 
     Raises `Invalid` or `AlreadyExists`.
     """
@@ -116,13 +118,17 @@ def check_wants(wants: Sequence[Want], networks: Sequence[Network], siblings: Se
     ifnames = {endpoint.ifname for endpoint in siblings}
     for want, network in zip(wants, networks, strict=True):
         if network.id in present:
-            raise AlreadyExists(f"the container is in network {network.name!r} already; it can be there once")
+            raise AlreadyExists(
+                f"container {name!r} is in network {network.name!r} already; it can be there once"
+            )
         present.add(network.id)
         if want.ifname:
             if names.check_ifname(want.ifname) in RESERVED_IFNAMES:
                 raise Invalid(f"interface name {want.ifname!r} has a meaning of its own; choose another")
             if want.ifname in ifnames:
-                raise AlreadyExists(f"the container has an interface {want.ifname!r} already; choose another")
+                raise AlreadyExists(
+                    f"container {name!r} has an interface {want.ifname!r} already; choose another"
+                )
             ifnames.add(want.ifname)
         for alias in want.aliases:
             names.check_name("alias", alias)

@@ -109,7 +109,12 @@ def end(**fields: Any) -> Endpoint:
 @pytest.mark.parametrize(
     ("want", "siblings", "error", "complaint"),
     [
-        (Want(network="front"), [end(network=FRONT.id)], AlreadyExists, "in network 'front' already"),
+        (
+            Want(network="front"),
+            [end(network=FRONT.id)],
+            AlreadyExists,
+            "container 'web' is in network 'front' already",
+        ),
         (Want(network="front", ifname="eth0"), [end()], AlreadyExists, "has an interface 'eth0' already"),
         (Want(network="front", ifname="a b"), [], Invalid, "interface name 'a b' is not valid"),
         (Want(network="front", ifname="all"), [], Invalid, "'all' has a meaning of its own"),
@@ -120,7 +125,7 @@ def test_a_wrong_wish_is_refused(
     want: Want, siblings: list[Endpoint], error: type[Exception], complaint: str
 ) -> None:
     with pytest.raises(error, match=complaint):
-        requests.check_wants([want], [FRONT], siblings)
+        requests.check_wants("web", [want], [FRONT], siblings)
 
 
 @pytest.mark.parametrize(
@@ -134,16 +139,16 @@ def test_a_wrong_wish_is_refused(
 def test_a_route_that_cannot_be_is_refused(destination: str, via: str | None, complaint: str) -> None:
     route = StaticRoute(destination=ip_network(destination), via=ip_address(via) if via else None)
     with pytest.raises(Invalid, match=complaint):
-        requests.check_wants([Want(network="front", routes=(route,))], [FRONT], [])
+        requests.check_wants("web", [Want(network="front", routes=(route,))], [FRONT], [])
 
 
 def test_a_route_of_a_family_that_the_network_lacks_is_refused() -> None:
     four = resolve(NetworkRequest(name="four"))
     route = StaticRoute(destination=ip_network("fd77::/64"))
     with pytest.raises(Invalid, match="network 'four' has no IPv6"):
-        requests.check_wants([Want(network="four", routes=(route,))], [four], [])
+        requests.check_wants("web", [Want(network="four", routes=(route,))], [four], [])
     good = StaticRoute(destination=ip_network("10.0.0.0/8"), via=four.gateways(4)[0])
-    requests.check_wants([Want(network="four", routes=(good,))], [four], [])
+    requests.check_wants("web", [Want(network="four", routes=(good,))], [four], [])
 
 
 def test_interfaces_are_numbered_around_the_names_that_were_asked_for() -> None:
