@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from netd.kernel import monitor
+from netd.kernel import links, monitor
 from netd.kernel.host import HostKernel
 from netd.kernel.ports import Drift
-from netd.objects import Add, Address, Bridge, Element, Remove, Route
+from netd.objects import Add, Address, Bridge, Element, Remove, Route, Veth
 
 Shell = Callable[[str], str]
 BRIDGE = Bridge("nd-front", "netd:front", "", "02:42:00:00:00:01", 1500)
@@ -129,3 +130,43 @@ async def test_an_element_that_an_outsider_adds_is_heard_and_seen(host_kernel: H
         foreign = Element("inet", "nat", ("nd-evil",))
         assert foreign in await host_kernel.observe()
         await host_kernel.apply([Remove(foreign)])
+
+
+@pytest.mark.parametrize("kind", ["bridge", "veth"])
+async def test_a_deletion_is_over_when_the_link_is_gone_not_when_its_memory_is_freed(
+    host_kernel: HostKernel, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The kernel's acknowledgement is held back here; only its announcement can end the deletion."""
+    acknowledged = threading.Event()
+
+    def slowly(indexes: Sequence[int], wrote: Callable[[], None]) -> None:
+        delete(indexes, wrote)
+        acknowledged.wait(20)
+
+    delete = links.delete
+    monkeypatch.setattr(links, "delete", slowly)
+    monkeypatch.setattr(monitor, "PAUSE", 3600.0)  # nor may the pause between two looks delay it
+    netns = await host_kernel.netns_create("web")
+    pair = Veth("ve-2", "netd:web@front", "", 1500, "eth0", "02:42:0a:59:00:02", netns)
+    link = BRIDGE if kind == "bridge" else pair
+    await host_kernel.apply([Add(link)])
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(10):
+            await host_kernel.apply([Remove(link)])
+        assert not acknowledged.is_set()
+        assert await host_kernel.observe() == frozenset()
+    finally:
+        acknowledged.set()
+    await host_kernel.netns_delete(netns)
+
+
+async def test_a_deletion_ends_without_an_announcement_too(
+    host_kernel: HostKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events can be lost; the acknowledgement cannot."""
+    monkeypatch.setattr(monitor, "RTM_DELNETCONF", -1)
+    await host_kernel.apply([Add(BRIDGE)])
+    async with asyncio.timeout(10):
+        await host_kernel.apply([Remove(BRIDGE)])
+    assert await host_kernel.observe() == frozenset()
