@@ -103,7 +103,9 @@ class FakeKernel:
 
     def vanish(self, netns: Netns) -> None:
         """The namespace ends, as when its last process is killed, and takes its interfaces along."""
-        self._namespaces = {path: known for path, known in self._namespaces.items() if known != netns}
+        self._namespaces = {
+            path: known for path, known in self._namespaces.items() if _identity(known) != _identity(netns)
+        }
         for item in list(self._objects.values()):
             if isinstance(item, Veth) and item.netns == netns:
                 self._forget(item)
@@ -318,7 +320,8 @@ class FakeKernel:
             self.vanish(netns)
 
     async def netns_alive(self, netns: Netns) -> bool:
-        return self._namespaces.get(netns.path) == netns
+        found = self._namespaces.get(netns.path)
+        return found is not None and _identity(found) == _identity(netns)
 
     async def flush_udp(self, ports: Collection[tuple[IPAddress | None, int]]) -> None:
         self.flushed.extend(ports)
@@ -361,3 +364,7 @@ def _stands_on(item: KernelObject) -> set[tuple[Netns | None, str]]:
         case Sysctl(path=("net", _, "conf", ifname, _)):
             return {(item.netns, ifname)}
     return set()
+
+
+def _identity(netns: Netns) -> tuple[int, int]:
+    return netns.device, netns.inode
