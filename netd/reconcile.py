@@ -11,7 +11,8 @@ changes, and a look at everything costs time that grows with the host. So a roun
 netd was idle, and otherwise when it has been quiet for a moment, or busy for too long.
 
 A look while a change is under way would see half of it and take it for damage. So the first look is
-free, and only when it finds something the others are asked to wait while it is looked again.
+free, and only when it finds something, or when it never gets quiet, the others are asked to wait while
+it is looked again.
 
 What cannot be repaired is tried again later and later, and the networks concerned are `degraded` in
 the view meanwhile. As long as the store holds records that could not be read, nothing is removed that
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 DEBOUNCE = 0.02
 """Seconds from the first event to the look: one cause often makes several events."""
-QUIET, STEP, PATIENCE = 0.5, 0.1, 10.0
+QUIET, STEP, PATIENCE = 0.5, 0.1, 30.0
 """Seconds without a change of netd's own before it looks; how often it asks; how long it waits at most."""
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds between attempts to repair what failed: doubled each time, with a jitter of a quarter."""
@@ -169,21 +170,28 @@ class Reconciler:
         await self._forwarding.ensure(self._subject.families())
         if not self._subject.view.quarantined:
             await self._forwarding.release(self._subject.families)
-        ops = await self._difference()
-        if not ops and not self._subject.view.degraded:
-            self._failures = 0
-            return
-        await self._bury(ops)
+        if self._gate.quiet_for(QUIET):
+            ops = await self._difference()
+            if not ops and not self._subject.view.degraded:
+                self._failures = 0
+                return
+            await self._bury(ops)
         async with self._gate.alone():
             failed = await self._repair(await self._difference(), "the host")
         self._failures = self._failures + 1 if failed else 0
         self._blame(failed)
 
     async def _difference(self) -> tuple[Op, ...]:
-        view = self._subject.view
-        desired = wanted.everything(view, self._subject.leaving) | self._forwarding.closed()
+        """How the host differs from what it should be.
+
+        Values in, values out, but tenths of a second of them where there are a thousand endpoints: a
+        thread does it, so that the loop goes on serving.
+        """
+        view, leaving = self._subject.view, frozenset(self._subject.leaving)
+        desired = await asyncio.to_thread(wanted.everything, view, leaving) | self._forwarding.closed()
         sysctls = [item.path for item in desired if isinstance(item, Sysctl) and item.netns is None]
-        ops = wanted.difference(desired, await self._kernel.observe(sysctls))
+        observed = await self._kernel.observe(sysctls)
+        ops = await asyncio.to_thread(wanted.difference, desired, observed)
         if view.quarantined:
             return tuple(op for op in ops if not isinstance(op, Remove))
         return ops
