@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import errno
 import logging
-import secrets
+import os
 import socket
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 
 from netd_dns import wire
 from netd_dns.cache import Cache, Entry, Key
 from netd_dns.counters import Counters
 from netd_dns.loop import WRITE, Loop, Timer
+from netd_dns.loopcheck import LoopCheck
 from netd_dns.resolve import Client
 from netd_dns.upstream import Server, Upstreams
 from netd_dns.wire import Query, Reply
@@ -31,11 +33,12 @@ from netd_dns.zone import View
 log = logging.getLogger(__name__)
 
 HEDGE = 0.12
-"""Seconds until the next server is asked as well; two dead servers cost less than 300 ms."""
-REPEAT = 0.7
-"""Seconds after which all are asked again: the packet may have been lost."""
-DEADLINE = 1.8
-"""Seconds after which nobody is waited for; SERVFAIL has to be there within 2."""
+"""Seconds until the next server is asked as well."""
+HEDGES = 0.24
+"""Seconds in which all have been asked, however many there are: one that answers is heard within 300 ms."""
+REPEAT = 0.6
+"""Seconds after the last was asked until all are asked again, since packets get lost; and then until
+nobody is waited for. Together 1.7 s: SERVFAIL has to be there within 2."""
 STALE_AFTER = 0.4
 """Seconds after which a client gets a stale answer, if there is one, while the asking goes on."""
 STALE_TTL = 5
@@ -57,13 +60,14 @@ class Forwarder:
         self.upstreams = upstreams
         self.cache = cache
         self.counters = counters
+        self.loopcheck = LoopCheck(loop, upstreams)
         self._flights: dict[Key, Flight] = {}
         self._waiting: dict[str, int] = {}
 
     def ask(self, query: Query, view: View, client: Client) -> None:
         now = time.monotonic()
         servers = self.upstreams.choose(view.upstreams, now)
-        if not servers:
+        if not servers or self.loopcheck.is_ours(query.name):
             self.fail(query, client)
             return
         key = (
@@ -104,7 +108,10 @@ class Forwarder:
 
     def _fly(self, key: Key, query: Query, servers: tuple[str, ...], entry: Entry | None) -> Flight:
         self.counters.forwarded += 1
-        flight = self._flights[key] = Flight(self, key, query, servers, entry)
+        now = time.monotonic()
+        ordered = self.upstreams.ordered(servers, now)
+        self.loopcheck.used(ordered, now)
+        flight = self._flights[key] = Flight(self, key, query, ordered, entry)
         flight.start()
         return flight
 
@@ -133,32 +140,32 @@ class Flight:
     """One question on its way, and the clients that wait for its answer."""
 
     __slots__ = (
-        "_attempts", "_clients", "_entry", "_forwarder", "_key", "_left", "_query", "_refusal", "_repeated",
-        "_servers", "_timers", "ended",
+        "_attempts", "_clients", "_entry", "_forwarder", "_hedge", "_key", "_left", "_query", "_refusal",
+        "_repeated", "_servers", "_stale_timer", "_timer", "ended",
     )  # fmt: skip
 
     def __init__(
-        self, forwarder: Forwarder, key: Key, query: Query, servers: tuple[str, ...], entry: Entry | None
+        self, forwarder: Forwarder, key: Key, query: Query, servers: list[Server], entry: Entry | None
     ) -> None:
         self._forwarder = forwarder
         self._key = key
         self._query = query
-        self._servers = forwarder.upstreams.ordered(servers, time.monotonic())
+        self._servers = servers
         self._left = list(self._servers)
+        self._hedge = min(HEDGE, HEDGES / max(len(servers) - 1, 1))
         self._entry = entry
         self._refusal: Reply | None = None
         self._repeated = False
         self._clients: list[tuple[Query, Client]] = []
         self._attempts: list[Attempt] = []
-        self._timers: list[Timer] = []
+        self._timer: Timer | None = None
+        self._stale_timer: Timer | None = None
         self.ended: Callable[[Query, Client], None] | None = None
         """How a client is answered that comes when all is over, which can be before `start` returns."""
 
     def start(self) -> None:
-        after = self._forwarder.loop.after
-        self._timers.append(after(DEADLINE, self._timeout))
         if self._entry is not None:
-            self._timers.append(after(STALE_AFTER, self._give_stale))
+            self._stale_timer = self._forwarder.loop.after(STALE_AFTER, self._give_stale)
         self._next()
 
     def join(self, query: Query, client: Client) -> None:
@@ -174,16 +181,24 @@ class Flight:
             attempt = Attempt(self, self._query, server)
             if attempt.start():
                 self._attempts.append(attempt)
-                after = self._forwarder.loop.after
-                if self._left:
-                    self._timers.append(after(HEDGE, self._next))
-                elif not self._repeated:
-                    self._timers.append(after(REPEAT, self._again))
+                self._wait()
                 return
             self._forwarder.counters.upstream_failure(server.text)
             self._forwarder.upstreams.failed(server, time.monotonic())
         if not self._attempts and self.ended is None:
             self._give_up()
+
+    def _wait(self) -> None:
+        """Arrange for what happens if no answer comes. One step at a time: most need none."""
+        if self._timer is not None:
+            self._timer.cancel()
+        after = self._forwarder.loop.after
+        if self._left:
+            self._timer = after(self._hedge, self._next)
+        elif not self._repeated:
+            self._timer = after(REPEAT, self._again)
+        else:
+            self._timer = after(REPEAT, self._timeout)
 
     def _again(self) -> None:
         self._repeated = True
@@ -242,8 +257,9 @@ class Flight:
 
     def _finish(self, answer: Callable[[Query, Client], None]) -> None:
         self.ended = answer
-        for timer in self._timers:
-            timer.cancel()
+        for timer in (self._timer, self._stale_timer):
+            if timer is not None:
+                timer.cancel()
         for attempt in self._attempts:
             attempt.close()
         self._attempts.clear()
@@ -262,6 +278,15 @@ class Flight:
         return self._forwarder.counters
 
 
+def _random_identities() -> Iterator[int]:
+    """16 unpredictable bits at a time; a system call serves 256 of them."""
+    while True:
+        yield from array("H", os.urandom(512))
+
+
+_identities = _random_identities()
+
+
 class Attempt:
     """One server asked once: over UDP, and over TCP when it says that the answer does not fit."""
 
@@ -272,7 +297,7 @@ class Attempt:
         self._query = query
         self.server = server
         self.started = time.monotonic()
-        self._identity = secrets.randbits(16)
+        self._identity = next(_identities)
         self._message = wire.ask(query, self._identity)
         self._socket: socket.socket | None = None
         self._buffer = b""

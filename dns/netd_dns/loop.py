@@ -7,10 +7,10 @@ one turn, since every client waits for it.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,6 @@ class Timer:
     def cancel(self) -> None:
         self.callback = None
 
-    def __lt__(self, other: Timer) -> bool:
-        return self.when < other.when
-
 
 class Loop:
     """Calls back when descriptors are ready and when timers are due. `now` is fresh in every turn.
@@ -53,7 +50,7 @@ class Loop:
         self._patient: set[int] = set()
         self._queue: dict[int, None] = {}  # a set that keeps its order
         self._events: dict[int, int] = {}
-        self._timers: list[Timer] = []
+        self._timers: dict[float, deque[Timer]] = {}
         self._running = False
 
     def watch(
@@ -79,9 +76,16 @@ class Loop:
             self._epoll.unregister(descriptor)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call `callback` once, `seconds` from now."""
+        """Call `callback` once, `seconds` from now.
+
+        Timers of one length are due in the order in which they were made, so each length has a queue
+        and none needs sorting. Lengths are constants of their callers; there are a dozen.
+        """
         timer = Timer(time.monotonic() + seconds, callback)
-        heapq.heappush(self._timers, timer)
+        queue = self._timers.get(seconds)
+        if queue is None:
+            queue = self._timers[seconds] = deque()
+        queue.append(timer)
         return timer
 
     def run(self) -> None:
@@ -104,11 +108,11 @@ class Loop:
         if self._queue:
             self._serve_patient()
         self.now = now = time.monotonic()
-        timers = self._timers
-        while timers and timers[0].when <= now:
-            due = heapq.heappop(timers).callback
-            if due is not None:
-                self._call(due)
+        for queue in list(self._timers.values()):
+            while queue and (queue[0].callback is None or queue[0].when <= now):
+                due = queue.popleft().callback
+                if due is not None:
+                    self._call(due)
 
     def _serve_patient(self) -> None:
         until = time.monotonic() + PATIENCE
@@ -129,10 +133,13 @@ class Loop:
                 log.exception("a callback failed")
 
     def _timeout(self) -> float:
-        timers = self._timers
-        while timers and timers[0].callback is None:
-            heapq.heappop(timers)
-        return max(timers[0].when - time.monotonic(), 0.0) if timers else -1
+        first = float("inf")
+        for queue in self._timers.values():
+            while queue and queue[0].callback is None:
+                queue.popleft()
+            if queue:
+                first = min(first, queue[0].when)
+        return -1 if first == float("inf") else max(first - time.monotonic(), 0.0)
 
     def close(self) -> None:
         self._epoll.close()

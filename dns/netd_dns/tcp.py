@@ -21,6 +21,8 @@ CONNECTIONS_MOST = 1024
 CLIENT_MOST = 64
 IDLE = 5.0
 """Seconds that a connection may stay open without a question."""
+LOOK_EVERY = 1.0
+"""Seconds between looks at whether a connection is late; all these times are kept that exactly."""
 READ_TIME = 3.0
 """Seconds from the first byte of a question to its last."""
 WRITE_TIME = 5.0
@@ -121,7 +123,7 @@ class Connection:
         self._closed = False
         self._deadline = time.monotonic() + IDLE
         self._watch()
-        server.loop.after(IDLE, self._check)
+        server.loop.after(LOOK_EVERY, self._check)
 
     def limit(self, query: Query) -> int:
         return TCP_MOST
@@ -234,7 +236,7 @@ class Connection:
             self._server.counters.drop("idle")
             self._close()
         else:
-            self._server.loop.after(left, self._check)
+            self._server.loop.after(LOOK_EVERY, self._check)
 
     def _close(self) -> None:
         if not self._closed:

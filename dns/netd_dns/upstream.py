@@ -20,6 +20,8 @@ LOOK_EVERY = 1.0
 that an idle server sleeps; inotify would see writes and renames of the file but not a symlink's."""
 SHUN = 5.0
 """Seconds for which a server that did not answer is asked after the others."""
+LOOPING = 60.0
+"""Seconds for which a server that asked us our own question is not asked at all."""
 SERVERS_MOST = 8
 
 
@@ -76,6 +78,7 @@ class Upstreams:
         self._looked = float("-inf")
         self._servers: dict[str, Server] = {}
         self._shunned: dict[str, float] = {}
+        self._looping: dict[str, float] = {}
 
     def configure(self, servers: Iterable[str]) -> None:
         """Use these instead of the host's; empty goes back to the host's. Raises ValueError."""
@@ -83,11 +86,24 @@ class Upstreams:
 
     def choose(self, wanted: tuple[str, ...], now: float) -> tuple[str, ...]:
         """The servers for a question: `wanted`, or else the host's; never ourselves."""
-        return tuple(s for s in wanted or self._hosts(now) if s.partition("#")[0] not in self.own)
+        looping = self._looping
+        return tuple(
+            server
+            for server in wanted or self._hosts(now)
+            if server.partition("#")[0] not in self.own and not (looping and looping.get(server, 0.0) > now)
+        )
+
+    def loops(self, server: Server, now: float) -> bool:
+        """This server leads back to us. True if that is news."""
+        news = self._looping.get(server.text, 0.0) <= now
+        self._looping[server.text] = now + LOOPING
+        return news
 
     def ordered(self, servers: tuple[str, ...], now: float) -> list[Server]:
         """In the order given, those that let us wait lately last."""
         shunned = self._shunned
+        if not shunned:
+            return [self._server(server) for server in servers]
         late = sorted(servers, key=lambda server: shunned.get(server, 0.0) > now)
         return [self._server(server) for server in late]
 

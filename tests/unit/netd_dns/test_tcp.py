@@ -191,6 +191,7 @@ def test_a_response_gets_silence_and_the_connection_goes_on(hall: Hall) -> None:
 def test_silent_and_slow_clients_are_sent_away(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "IDLE", 0.3)
     monkeypatch.setattr(tcp, "READ_TIME", 0.3)
+    monkeypatch.setattr(tcp, "LOOK_EVERY", 0.05)
     silent, slow = hall.client(), hall.client()
     began = time.monotonic()
     slow.send(b"\x00")
@@ -212,6 +213,7 @@ def test_silent_and_slow_clients_are_sent_away(hall: Hall, monkeypatch: pytest.M
 def test_a_client_that_waits_for_an_upstream_is_not_idle(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "IDLE", 0.1)
     monkeypatch.setattr(tcp, "READ_TIME", 0.1)
+    monkeypatch.setattr(tcp, "LOOK_EVERY", 0.05)
     sock = hall.client()
     sock.send(frame("slow.example.com"))
     began = time.monotonic()
