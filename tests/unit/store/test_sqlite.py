@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from netd.errors import Corrupt, Unavailable
+from netd.errors import Corrupt, Exhausted, Unavailable
 from netd.store.base import Delete, Put, Table, Write
 from netd.store.sqlite import SqliteStore
 from tests.unit.store.test_codec import ENDPOINT, FREED, INTENT, NETWORK, SANDBOX
@@ -203,5 +204,58 @@ def test_a_record_is_replaced_by_its_next_version(tmp_path: Path) -> None:
             renamed = replace(SANDBOX, name="www")
             await store.live(Put(Table.SANDBOX, SANDBOX.id, renamed))
             assert (await store.load()).sandboxes == {SANDBOX.id: renamed}
+
+    asyncio.run(story())
+
+
+def test_a_power_cut_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    """At the moment of each answer, what is on the disk holds all that was answered, whatever follows.
+
+    A cut leaves the log up to the last sync and, behind it, nothing, a piece or rubbish of what was
+    being written.
+    """
+    rubbish = random.Random(7).randbytes(6000)
+
+    async def written() -> tuple[bytes, bytes, list[int]]:
+        async with opened(tmp_path / "whole") as store:
+            path, sizes = store.paths["definitions"], []
+            log = path.with_name(path.name + "-wal")
+            for number in range(12):
+                await store.define(Put(Table.NETWORK, str(number), replace(NETWORK, id=str(number))))
+                sizes.append(log.stat().st_size)
+            return path.read_bytes(), log.read_bytes(), sizes
+
+    database, log, sizes = asyncio.run(written())
+    assert sizes == sorted(set(sizes)), "each answer waits for something to be written"
+
+    async def after_the_cut(case: str, content: bytes, answered: int) -> None:
+        place = tmp_path / case
+        (place / "state").mkdir(parents=True, mode=0o700)
+        place.joinpath("state/netd.db").write_bytes(database)
+        place.joinpath("state/netd.db-wal").write_bytes(content)
+        async with opened(place) as store:
+            loaded = await store.load()
+            assert loaded.quarantined == ()
+            assert {str(number) for number in range(answered)} <= loaded.networks.keys(), case
+            await store.define(Put(Table.NETWORK, "next", replace(NETWORK, id="next")))
+
+    for answered, size in enumerate(sizes, start=1):
+        for torn in (0, 1, 2000, 4119, 4120, 5000):
+            asyncio.run(after_the_cut(f"{answered}-piece-{torn}", log[: size + torn], answered))
+            asyncio.run(after_the_cut(f"{answered}-rubbish-{torn}", log[:size] + rubbish[:torn], answered))
+
+
+def test_a_full_disk_refuses_what_is_new_and_lets_go_of_what_is_old(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with opened(tmp_path) as store:
+            await store.live(*(Put(Table.CONTAINER, str(number), bytes(1000)) for number in range(20)))
+            live = store._connections["live"]
+            [[pages]] = await store._ask(lambda: live.execute("PRAGMA page_count").fetchall())
+            await store._ask(lambda: live.execute(f"PRAGMA max_page_count = {pages}").fetchall())
+            with pytest.raises(Exhausted, match=r"no space left for .*live-boot\.db"):
+                await store.live(Put(Table.CONTAINER, "new", bytes(50_000)))
+            await store.live(*(Delete(Table.CONTAINER, str(number)) for number in range(15)))
+            await store.live(Put(Table.CONTAINER, "new", bytes(5_000)))
+            assert len(await store.containers()) == 6
 
     asyncio.run(story())
