@@ -316,8 +316,9 @@ class FakeKernel:
         return replace(self._namespaces[path], label=label)
 
     async def netns_delete(self, netns: Netns) -> None:
-        if netns in self._namespaces.values():
-            self.vanish(netns)
+        held = self._namespaces.get(netns.path)
+        if held is not None and (held == netns or not netns.inode):
+            self.vanish(held)
 
     async def netns_alive(self, netns: Netns) -> bool:
         found = self._namespaces.get(netns.path)

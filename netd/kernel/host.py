@@ -238,9 +238,8 @@ class HostKernel:
         return namespaces.identify(path, label)
 
     async def netns_delete(self, netns: Netns) -> None:
-        path = Path(netns.path)
-        if path.parent == self._namespaces:
-            namespaces.delete(path)
+        if Path(netns.path).parent == self._namespaces:
+            await asyncio.to_thread(namespaces.release, netns)  # unmounting waits for RCU
 
     async def netns_alive(self, netns: Netns) -> bool:
         return namespaces.alive(netns)

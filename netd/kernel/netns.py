@@ -211,6 +211,23 @@ def _discard_stale(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def release(netns: Netns) -> None:
+    """Let go of a namespace that `create` made, unless another one is held at its path by now.
+
+    An inode of 0 stands for "whichever is there": its maker died before it could write down more
+    than the path.
+    """
+    path = Path(netns.path)
+    try:
+        found = path.lstat()
+        held = found.st_dev != path.parent.stat().st_dev
+    except FileNotFoundError:
+        return
+    if held and netns.inode and (found.st_dev, found.st_ino) != (netns.device, netns.inode):
+        return
+    delete(path)
+
+
 def delete(path: Path) -> None:
     """Undo the bind mount and remove its file. Either may be gone already.
 

@@ -155,7 +155,8 @@ class Kernel(Protocol):
         """Identify the namespace at `path`. `Invalid` if it is no network namespace or the host's own."""
 
     async def netns_delete(self, netns: Netns) -> None:
-        """Drop the bind mount made by `netns_create`. Gone already is success."""
+        """Drop the bind mount made by `netns_create`. Gone already is success, and so is a path that by
+        now leads to another namespace. An inode of 0 drops whatever is there."""
 
     async def netns_alive(self, netns: Netns) -> bool:
         """Whether `netns.path` still is the namespace with this device and inode."""

@@ -329,6 +329,19 @@ async def test_a_namespace_is_never_confused_with_a_later_one_at_its_path(kernel
         await kernel.netns_delete(netns)
 
 
+async def test_letting_go_late_does_not_hit_the_next_one_at_the_path(kernel: Kernel) -> None:
+    first = await kernel.netns_create("web")
+    holder = await kernel.netns_create("holder")
+    await kernel.netns_delete(first)
+    second = await kernel.netns_create("web")
+    stale = replace(first, inode=first.inode if first != second else first.inode + 1)
+    await kernel.netns_delete(stale)
+    assert await kernel.netns_alive(second)
+    await kernel.netns_delete(replace(second, inode=0))
+    assert not await kernel.netns_alive(second)
+    await kernel.netns_delete(holder)
+
+
 async def test_writes_count_what_was_changed_and_nothing_else(kernel: Kernel) -> None:
     start = kernel.writes
     await kernel.apply(added(BRIDGE, NAT))
