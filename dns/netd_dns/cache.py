@@ -7,7 +7,7 @@ goes first. A "no" is kept 30 seconds at most, since a person who has just made 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from netd_dns.wire import Reply
 
@@ -24,8 +24,7 @@ _OVERHEAD = 600
 Key = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An answer, when it came, and until when it is fresh."""
 
     reply: Reply

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Any
 
 BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.3, 1.0, 2.0)
 """Upper bounds, in seconds, of the upstream latency histogram."""
 
 
-@dataclass(slots=True)
 class Counters:
     """`answers` by response code; `dropped` by reason; `upstream` by server.
 
-    A row of `upstream` is: answers, failures, then answers within each of `BUCKETS`.
+    `ready` questions were served by a finished answer; they are part of `udp` and of `answers`. A row
+    of `upstream` is: answers, failures, then answers within each of `BUCKETS`.
     """
 
-    udp: int = 0
-    tcp: int = 0
-    ready: int = 0
-    """Questions that a finished answer served; they are part of `udp` and of `answers`."""
-    answers: dict[int, int] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    forwarded: int = 0
-    coalesced: int = 0
-    cache_hits: int = 0
-    cache_stale: int = 0
-    cache_misses: int = 0
-    upstream: dict[str, list[int]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.udp = 0
+        self.tcp = 0
+        self.ready = 0
+        self.answers: dict[int, int] = {}
+        self.dropped: dict[str, int] = {}
+        self.forwarded = 0
+        self.coalesced = 0
+        self.cache_hits = 0
+        self.cache_stale = 0
+        self.cache_misses = 0
+        self.upstream: dict[str, list[int]] = {}
+
+    def values(self) -> dict[str, Any]:
+        """All of them, by name."""
+        return dict(vars(self))
 
     def answered(self, rcode: int) -> None:
         self.answers[rcode] = self.answers.get(rcode, 0) + 1

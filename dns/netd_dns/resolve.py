@@ -7,8 +7,7 @@ takes, and how to give it one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from netd_dns import wire
 from netd_dns.counters import Counters
@@ -45,8 +44,7 @@ class Forward(Protocol):
         """Answer `client` from the cache or from an upstream; always answers in the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(NamedTuple):
     """The parts of an answer that netd gives itself. `turning` addresses may be given in any order."""
 
     rcode: int = wire.NOERROR

@@ -12,7 +12,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from ipaddress import ip_address
 from typing import Any
 
@@ -294,7 +293,7 @@ class Server:
                             yield segment.name, text, str(ip_address(address)), host.sandbox
 
     def _on_metrics(self, _: Message, __: list[int]) -> Message:
-        values = asdict(self.counters)
+        values = self.counters.values()
         values["answers"] = {wire.RCODES.get(code, str(code)): n for code, n in self.counters.answers.items()}
         values["cache_entries"] = len(self.cache)
         values["cache_bytes"] = self.cache.bytes
@@ -327,17 +326,15 @@ def read_sandbox(value: dict[str, Any]) -> Sandbox:
 
 
 def _host(sandbox: str, endpoint: dict[str, Any], services: frozenset[tuple[bytes, int]]) -> Host:
-    addresses = [ip_address(address).packed for address in endpoint["addresses"]]
     return Host(
-        sandbox,
-        endpoint["network"],
-        wire.encode_name(endpoint["canonical"]),
-        tuple(address for address in addresses if len(address) == 4),
-        tuple(address for address in addresses if len(address) == 16),
-        tuple(wire.encode_name(name).lower() for name in endpoint["names"]),
-        tuple(wire.encode_name(name).lower() for name in endpoint["wildcards"]),
-        services,
-        tuple(ip_address(address).packed for address in endpoint["silent"]),
+        sandbox=sandbox,
+        segment=endpoint["network"],
+        canonical=wire.encode_name(endpoint["canonical"]),
+        addresses=[ip_address(address).packed for address in endpoint["addresses"]],
+        names=tuple(wire.encode_name(name).lower() for name in endpoint["names"]),
+        wildcards=tuple(wire.encode_name(name).lower() for name in endpoint["wildcards"]),
+        services=services,
+        silent=tuple(ip_address(address).packed for address in endpoint["silent"]),
     )
 
 

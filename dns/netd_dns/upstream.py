@@ -10,8 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +24,7 @@ LOOPING = 60.0
 SERVERS_MOST = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(NamedTuple):
     """One upstream. `text` is how it was written; `address` is what connect(2) takes."""
 
     text: str

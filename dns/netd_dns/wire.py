@@ -12,8 +12,8 @@ Names are kept in wire form (length-prefixed labels, closed by the zero byte) an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 A, SOA, PTR, HINFO, AAAA, SRV, OPT, ANY = 1, 6, 12, 13, 28, 33, 41, 255
 IN = 1
@@ -49,8 +49,7 @@ class Malformed(Exception):
         self.rcode = rcode
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One question, as it was received.
 
     `name` is in lower case; `data[12:end]` holds the question as the client spelled it. `size` is
@@ -248,8 +247,7 @@ def ask(query: Query, identity: int) -> bytes:
     return head + query.question + tail
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What an upstream server answered, ready to be given to any client that asked the same.
 
     `ttl` is how long it may be kept, in seconds, 0 if not at all; `ttls` are the offsets of every
@@ -325,17 +323,19 @@ def read_reply(data: bytes, query: Query, identity: int) -> Reply | None:
     return Reply(head + data[4:], rcode, False, negative, ttl, tuple(walk.ttls))
 
 
-@dataclass(slots=True)
 class _Walk:
-    ttls: list[int]
-    ttl: int = 0
-    negative_ttl: int = 0
-    opt: bool = False
+    __slots__ = ("negative_ttl", "opt", "ttl", "ttls")
+
+    def __init__(self) -> None:
+        self.ttls: list[int] = []
+        self.ttl = 0
+        self.negative_ttl = 0
+        self.opt = False
 
 
 def _walk(data: bytes, position: int, counts: tuple[int, int, int]) -> _Walk | None:
     """Step over every record, noting TTLs. None if one of them does not lie inside the message."""
-    found = _Walk([])
+    found = _Walk()
     total = len(data)
     least = 0xFFFFFFFF
     for section, count in enumerate(counts):

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address, ip_network
+from types import MappingProxyType
+from typing import NamedTuple
 
 from netd_dns import wire
 
@@ -29,49 +30,62 @@ READY_MOST = 20_000
 """Finished answers kept for one view; clients can make up spellings without end."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Host:
-    """One endpoint: what `names` (lower case, without the network) lead to.
+    """One endpoint: what `names` (lower case, without the network) lead to. Equal only to itself.
 
     `canonical` is NAME.NETWORK, the target of PTR and SRV. `services` are (protocol, port) that it
-    publishes or exposes.
+    publishes or exposes. `silent` addresses are those it may ask from and no name leads to: IPv6
+    link-local.
     """
 
-    sandbox: str
-    segment: str
-    canonical: bytes
-    a: tuple[bytes, ...]
-    aaaa: tuple[bytes, ...]
-    names: tuple[bytes, ...]
-    wildcards: tuple[bytes, ...]
-    services: frozenset[tuple[bytes, int]]
-    silent: tuple[bytes, ...] = ()
-    """Addresses that it may ask from, and that no name leads to: IPv6 link-local."""
+    __slots__ = ("a", "aaaa", "canonical", "names", "sandbox", "segment", "services", "silent", "wildcards")
+
+    def __init__(
+        self,
+        *,
+        sandbox: str,
+        segment: str,
+        canonical: bytes,
+        addresses: Iterable[bytes],
+        names: tuple[bytes, ...],
+        wildcards: tuple[bytes, ...],
+        services: frozenset[tuple[bytes, int]],
+        silent: tuple[bytes, ...],
+    ) -> None:
+        self.sandbox = sandbox
+        self.segment = segment
+        self.canonical = canonical
+        self.a = tuple(address for address in addresses if len(address) == 4)
+        self.aaaa = tuple(address for address in addresses if len(address) == 16)
+        self.names = names
+        self.wildcards = wildcards
+        self.services = services
+        self.silent = silent
 
 
-@dataclass(slots=True, eq=False)
 class Segment:
-    """A network. `upstreams` empty stands for the host's servers."""
+    """A network. `upstreams` empty stands for the host's servers.
 
-    id: str
-    name: str
-    internal: bool
-    subnets: tuple[str, ...]
-    upstreams: tuple[str, ...]
-    suffix: bytes = b""
-    names: dict[bytes, list[Host]] = field(default_factory=dict)
-    wildcards: dict[bytes, list[Host]] = field(default_factory=dict)
-    empty: dict[bytes, int] = field(default_factory=dict)
-    """Names that only have something below them, and by how many names (RFC 8020: they exist)."""
-    addresses: dict[bytes, Host] = field(default_factory=dict)
-    clients: dict[bytes, str] = field(default_factory=dict)
-    prefixes: tuple[tuple[int, int, int], ...] = ()
-    views: set[View] = field(default_factory=set)
-    """Whoever can see this segment, so that a change finds the finished answers it makes wrong."""
+    `empty` are names that only have something below them, and by how many (RFC 8020: they exist).
+    `views` is whoever can see this segment, so that a change finds the finished answers it makes wrong.
+    """
 
-    def __post_init__(self) -> None:
-        self.suffix = wire.encode_name(self.name).lower()
-        self.prefixes = tuple(_prefix(subnet) for subnet in self.subnets)
+    def __init__(
+        self, id: str, name: str, internal: bool, subnets: tuple[str, ...], upstreams: tuple[str, ...]
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.internal = internal
+        self.subnets = subnets
+        self.upstreams = upstreams
+        self.suffix = wire.encode_name(name).lower()
+        self.prefixes = tuple(_prefix(subnet) for subnet in subnets)
+        self.names: dict[bytes, list[Host]] = {}
+        self.wildcards: dict[bytes, list[Host]] = {}
+        self.empty: dict[bytes, int] = {}
+        self.addresses: dict[bytes, Host] = {}
+        self.clients: dict[bytes, str] = {}
+        self.views: set[View] = set()
 
     def contains(self, address: bytes) -> bool:
         number = int.from_bytes(address, "big")
@@ -147,8 +161,7 @@ class Kind(Enum):
     FOREIGN = "is not netd's"
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """What a view knows of a name. `owner` is where the SOA of a "no" belongs."""
 
     kind: Kind
@@ -287,14 +300,13 @@ class Turns:
         return self._answers[self._next]
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(NamedTuple):
     """A client and its endpoints, as the daemon tells them."""
 
     id: str
     name: str
     hosts: tuple[Host, ...]
-    extra: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    extra: Mapping[bytes, tuple[bytes, ...]] = MappingProxyType({})
     upstreams: tuple[str, ...] = ()
 
     @property

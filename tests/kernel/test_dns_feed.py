@@ -242,6 +242,7 @@ async def test_the_server_has_no_rights(tmp_path: Path) -> None:
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert fields["Uid"].split() == fields["Gid"].split() == ["65534"] * 4
         assert fields["Groups"].split() == []
+        assert fields["NoNewPrivs"] == "1"
         assert int(fields["CapPrm"], 16) == int(fields["CapEff"], 16) == int(fields["CapInh"], 16) == 0
 
 

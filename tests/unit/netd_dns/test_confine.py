@@ -58,6 +58,7 @@ def test_root_becomes_nobody_for_good() -> None:
 
 def test_limits_hold_for_everybody() -> None:
     seen = confined()
+    assert "NoNewPrivs:\t1" in seen["status"]
     assert seen["core"] == [0, 0]
     assert seen["data"][1] == 512 * 1024 * 1024
     assert seen["cwd"] == "/"
