@@ -49,7 +49,9 @@ class Facts:
         """
         found: list[tuple[str, IPAddress, int]] = []
         for family, unspecified in ((AF_INET, "0.0.0.0"), (AF_INET6, "::")):
-            for route in await self._dump(partial(self._socket.route, "dump", family=family)):
+            # The kernel filters by type: every interface has local and multicast routes besides.
+            ask = partial(self._socket.route, "dump", family=family, type=RTN_UNICAST)
+            for route in await self._dump(ask):
                 if route["dst_len"] and route["type"] == RTN_UNICAST:
                     destination = ip_address(route.get("dst") or unspecified)
                     found.append((_name(_device(route)), destination, route["dst_len"]))

@@ -148,7 +148,10 @@ class HostKernel:
     # Writing ---------------------------------------------------------------------------------------
 
     async def apply(self, ops: Sequence[Op]) -> None:
-        """Carry out `ops` in order; see `Kernel.apply`."""
+        """Carry out `ops` in order; see `Kernel.apply`.
+
+        A call that is cancelled still ends the stretch under way, so nothing is written after it.
+        """
         done: list[Op] = []
         for place, stretch in groupby(ops, _place):
             try:

@@ -248,7 +248,7 @@ class Links:
         try:
             # Without a link-local address of its own: the bridge speaks for its ports, and a thousand
             # ports need not each probe for duplicates and join multicast groups.
-            own_ipv6 = not isinstance(wanted, Veth)
+            own_ipv6 = not (isinstance(wanted, Veth) and sysctl.has_ipv6())
             change = fastnl.link_change(index, mtu=wanted.mtu, alias=alias, group=0, own_ipv6=own_ipv6)
             self._send(change)
             self._give_altname(index, wanted)

@@ -28,12 +28,22 @@ def path_of(path: tuple[str, ...]) -> str:
     return "/".join((ROOT, *path))
 
 
+def has_ipv6() -> bool:
+    """Whether this kernel has IPv6 at all; booted with ipv6.disable=1 it does not."""
+    return os.path.isdir(f"{ROOT}/net/ipv6")  # noqa: PTH112 - asked once an endpoint
+
+
+def _true_without_ipv6(path: tuple[str, ...]) -> bool:
+    """Whether `path` says that IPv6 is disabled on a kernel that has none: nothing need be written."""
+    return path[:2] == ("net", "ipv6") and path[-1] == "disable_ipv6" and not has_ipv6()
+
+
 def read(path: tuple[str, ...]) -> str | None:
     """The value with blanks normalised, None where there is no such entry."""
     try:
         return " ".join(Path(path_of(path)).read_text().split())
     except OSError:
-        return None
+        return "1" if _true_without_ipv6(path) else None
 
 
 def write(sysctl: Sysctl) -> None:
@@ -50,4 +60,6 @@ def write(sysctl: Sysctl) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
+        if sysctl.value == "1" and _true_without_ipv6(sysctl.path):
+            return
         raise KernelError(error.errno or 0, str(sysctl)) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from netd.errors import Invalid
+from netd.errors import Invalid, KernelError
 from netd.kernel import sysctl
 from netd.objects import Sysctl
 
@@ -39,6 +41,21 @@ def test_anything_else_is_refused(path: tuple[str, ...]) -> None:
 def test_odd_values_are_refused_before_anything_is_opened(value: str) -> None:
     with pytest.raises(Invalid, match="net/ipv4/no_such_sysctl"):
         sysctl.write(Sysctl(("net", "ipv4", "no_such_sysctl"), value))
+
+
+def test_a_kernel_without_ipv6_has_it_disabled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "net" / "ipv4" / "conf" / "eth0").mkdir(parents=True)
+    monkeypatch.setattr(sysctl, "ROOT", str(tmp_path))
+    disabled = ("net", "ipv6", "conf", "eth0", "disable_ipv6")
+    sysctl.write(Sysctl(disabled, "1"))
+    assert sysctl.read(disabled) == "1"
+    for path, value in ((disabled, "0"), (("net", "ipv6", "conf", "eth0", "accept_ra"), "0")):
+        with pytest.raises(KernelError, match="ipv6"):
+            sysctl.write(Sysctl(path, value))
+    (tmp_path / "net" / "ipv6").mkdir()
+    assert sysctl.read(disabled) is None
+    with pytest.raises(KernelError):
+        sysctl.write(Sysctl(disabled, "1"))
 
 
 def test_what_does_not_exist_reads_as_none() -> None:
