@@ -19,6 +19,7 @@ import socket
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from netd_dns import wire
 from netd_dns.cache import Cache, Entry, Key
@@ -126,12 +127,19 @@ class Forwarder:
         else:
             del self._waiting[client.source]
 
+    def give(self, reply: Reply, query: Query, client: Client) -> None:
+        """Answer with what a server has just said."""
+        self.counters.answered(reply.rcode)
+        client.reply(reply.aged(query, 0, client.limit(query)))
+
     def stale(self, entry: Entry, query: Query, client: Client) -> None:
+        """Answer with what a server said some time ago."""
         self.counters.cache_stale += 1
         self.counters.answered(entry.reply.rcode)
         client.reply(entry.reply.stale(query, STALE_TTL, client.limit(query)))
 
     def fail(self, query: Query, client: Client) -> None:
+        """Answer that no server could be asked, or none answered."""
         self.counters.answered(wire.SERVFAIL)
         client.reply(wire.respond(query, wire.SERVFAIL, limit=client.limit(query), authoritative=False))
 
@@ -215,7 +223,7 @@ class Flight:
                 for other in self._attempts:
                     if other is not attempt and now - other.started >= HEDGE:
                         self._forwarder.upstreams.failed(other.server, now)
-            self._finish(lambda query, client: self._give(reply, query, client))
+            self._finish(partial(self._forwarder.give, reply))
             return
         self._refusal = reply
         self.failed(attempt)
@@ -236,11 +244,10 @@ class Flight:
         self._give_up()
 
     def _give_up(self) -> None:
-        entry, refusal = self._entry, self._refusal
-        if entry is not None:
-            self._finish(lambda query, client: self._forwarder.stale(entry, query, client))
-        elif refusal is not None:
-            self._finish(lambda query, client: self._give(refusal, query, client))
+        if self._entry is not None:
+            self._finish(partial(self._forwarder.stale, self._entry))
+        elif self._refusal is not None:
+            self._finish(partial(self._forwarder.give, self._refusal))
         else:
             self._finish(self._forwarder.fail)
 
@@ -250,10 +257,6 @@ class Flight:
         for query, client in clients:
             self._forwarder.left(client)
             self._forwarder.stale(self._entry, query, client)
-
-    def _give(self, reply: Reply, query: Query, client: Client) -> None:
-        self._forwarder.counters.answered(reply.rcode)
-        client.reply(reply.aged(query, 0, client.limit(query)))
 
     def _finish(self, answer: Callable[[Query, Client], None]) -> None:
         self.ended = answer

@@ -8,6 +8,7 @@ daemon reads "done", every later question is answered accordingly.
 from __future__ import annotations
 
 import base64
+import gc
 import logging
 import os
 import socket
@@ -167,6 +168,8 @@ class Server:
         for kept in self._listeners.values():
             for listener in kept.sockets.values():
                 self.loop.watch(listener.socket.fileno(), listener.serve)
+        # The collector would look through all this again and again, and everybody would wait for it.
+        gc.freeze()
         return {"networks": len(self.zone.segments), "sandboxes": len(self.zone.sandboxes)}
 
     def _on_configure(self, message: Message, _: list[int]) -> Message:
