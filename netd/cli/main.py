@@ -36,6 +36,7 @@ COMMANDS = {
     "wait": "netd.cli.containers:wait",
     "rm": "netd.cli.containers:rm",
     "dns": "netd.cli.dns:dns",
+    "cni": "netd.cli.cni:cni",
     "events": "netd.cli.events:events",
     "daemon": "netd.cli.daemon:daemon",
     "doctor": "netd.cli.doctor:doctor",
