@@ -96,7 +96,7 @@ class Netd:
         self.root = busybox_root(lab.directory / "root")
         self.host.start()
         self.host.netd("network", "create", "bench")
-        self.name = f"netd {self.host.json('version')['version']}"
+        self.name = f"netd {self.host.json('version')['client']['version']}"
 
     def run(self, *flags: str, command: Sequence[str]) -> list[str]:
         rootfs = ("--rootfs", str(self.root))
