@@ -327,9 +327,12 @@ class FakeKernel:
     async def flush_udp(self, ports: Collection[tuple[IPAddress | None, int]]) -> None:
         self.flushed.extend(ports)
 
-    async def watch(self) -> AsyncIterator[Drift]:
+    def watch(self) -> AsyncIterator[Drift]:
         queue: asyncio.Queue[Drift | None] = asyncio.Queue()
         self._watchers.add(queue)
+        return self._drifts(queue)
+
+    async def _drifts(self, queue: asyncio.Queue[Drift | None]) -> AsyncIterator[Drift]:
         try:
             while (drift := await queue.get()) is not None:
                 yield drift

@@ -87,10 +87,13 @@ class Monitor:
             future.cancel()
         self._departures.clear()
 
-    async def watch(self) -> AsyncIterator[Drift]:
-        """Drifts from now on, until `close`."""
+    def watch(self) -> AsyncIterator[Drift]:
+        """Drifts from now on, not only from the first look; until `close`."""
         pending = _Pending()
         self._watchers.add(pending)
+        return self._drifts(pending)
+
+    async def _drifts(self, pending: _Pending) -> AsyncIterator[Drift]:
         try:
             while (drift := await pending.next()) is not None:
                 yield drift

@@ -166,7 +166,10 @@ class Kernel(Protocol):
         (None: any address), in both families (moby #8795, #53384: the host port counts)."""
 
     def watch(self) -> AsyncIterator[Drift]:
-        """Changes by anybody; ends when the kernel port is closed. netd's own writes appear too."""
+        """Changes by anybody from the moment of this call, so call it before the first look.
+
+        Ends when the kernel port is closed. netd's own writes appear too.
+        """
 
     async def holder(self, proto: Proto, address: IPAddress | None, port: int) -> str:
         """Who listens there: "nginx (pid 812)", or "another program" where that cannot be known."""
