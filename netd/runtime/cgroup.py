@@ -4,9 +4,14 @@ A container has one group, `/netd/<run dir>/<id>`, in the v2 tree where that off
 pids controllers, else one in each of the v1 hierarchies. <run dir> is a digest of the daemon's run dir,
 so daemons do not meet, and a group without a directory there is an orphan that can be found and removed.
 
-A group is made and its limits are set before the first process enters, and the process enters before it
-may fork, so no moment exists in which something runs outside. Killing is complete: on v2 the kernel does
-it (`cgroup.kill`), on v1 everything is frozen first, so that nothing can fork away while it is killed.
+A group is made and its limits are set before the first process enters, and the process is inside before it
+may fork, so no moment exists in which something runs outside. How it gets there depends on the version,
+because a move may have to wait for an RCU grace period, 5 to 25 ms, while the kernel stops all forks and
+exits. On v1 a task that moves only itself is spared that (by `tasks`; cgroup_procs_write_start, Linux 5.5).
+On v2 there is no such way, so the parent moves the child while that sets itself up.
+
+Killing is complete: on v2 the kernel does it (`cgroup.kill`), on v1 everything is frozen first, so that
+nothing can fork away while it is killed.
 
 All calls are plain file operations on cgroupfs, made by the launcher's children, or by a worker thread of
 the daemon where they may have to wait.
@@ -35,13 +40,18 @@ _OWN_TASKS = 1
 
 
 class Group(Protocol):
-    """One container's control group; `name` is "netd/<run dir>/<id>"."""
+    """One container's control group, of `version` 1 or 2; its name is "netd/<run dir>/<id>"."""
+
+    version: int
 
     def create(self, limits: Limits) -> None:
         """Make it and set the limits. Raises `Unsupported` for a limit that this kernel cannot keep."""
 
+    def enter(self) -> None:
+        """Called by a process of one thread about to become the container's, before anything else."""
+
     def place(self, pid: int) -> None:
-        """Move a process in; all that it forks from then on stays in."""
+        """Called by its parent meanwhile. After both, it is inside, and so is all that it forks."""
 
     def oom_kills(self) -> int:
         """How many processes were killed at the memory limit."""
@@ -55,9 +65,7 @@ class Group(Protocol):
 
 
 class Hierarchy(Protocol):
-    """Where groups are made; `version` is 1 or 2."""
-
-    version: int
+    """Where groups are made."""
 
     def group(self, name: str) -> Group:
         """A handle; nothing is made by it."""
@@ -93,8 +101,6 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchy:
 class V2:
     """The unified hierarchy, mounted at `root`."""
 
-    version = 2
-
     def __init__(self, root: str) -> None:
         self._root = root
 
@@ -106,6 +112,8 @@ class V2:
 
 
 class _V2Group:
+    version = 2
+
     def __init__(self, root: str, name: str) -> None:
         self._root = root
         self._name = name
@@ -122,6 +130,9 @@ class _V2Group:
             _write(f"{self._path}/cpu.max", f"{int(limits.cpus * PERIOD)} {PERIOD}")
         if limits.pids:
             _write(f"{self._path}/pids.max", str(limits.pids + _OWN_TASKS))
+
+    def enter(self) -> None:
+        """The parent does it."""
 
     def place(self, pid: int) -> None:
         _write(f"{self._path}/cgroup.procs", str(pid))
@@ -141,8 +152,6 @@ class _V2Group:
 class V1:
     """The old hierarchies: controller -> where it is mounted (two may share one)."""
 
-    version = 1
-
     def __init__(self, mounts: dict[str, str]) -> None:
         self._mounts = mounts
 
@@ -154,6 +163,8 @@ class V1:
 
 
 class _V1Group:
+    version = 1
+
     def __init__(self, mounts: dict[str, str], name: str) -> None:
         self._mounts = mounts
         self._name = name
@@ -175,9 +186,12 @@ class _V1Group:
         if limits.pids:
             _write(f"{self._paths['pids']}/pids.max", str(limits.pids + _OWN_TASKS))
 
-    def place(self, pid: int) -> None:
+    def enter(self) -> None:
         for path in dict.fromkeys(self._paths.values()):
-            _write(f"{path}/cgroup.procs", str(pid))
+            _write(f"{path}/tasks", "0")
+
+    def place(self, pid: int) -> None:
+        """It has done so itself."""
 
     def oom_kills(self) -> int:
         return _counter(f"{self._paths['memory']}/memory.oom_control", "oom_kill")

@@ -33,7 +33,7 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from netd.errors import Invalid
-from netd.runtime import capabilities, devices, host, procfs, rootfs, syscalls, user, wire
+from netd.runtime import capabilities, cgroup, devices, host, procfs, rootfs, syscalls, user, wire
 from netd.runtime.spec import ContainerSpec, Frame, Process
 
 FAILED = 125
@@ -81,7 +81,7 @@ def first_process(
     directory: str,
     hidden: list[host.Hidden],
     confinement: Confinement,
-    cgroup_version: int,
+    group: cgroup.Group,
     channel: socket.socket,
     streams: Streams,
 ) -> NoReturn:
@@ -91,8 +91,9 @@ def first_process(
         syscalls.die_with_parent(signal.SIGKILL)
         syscalls.not_dumpable()
         syscalls.set_title("netd-init")
+        group.enter()
         os.setsid()
-        terminal, root = _make_world(spec, directory, hidden, cgroup_version, channel)
+        terminal, root = _make_world(spec, directory, hidden, group, channel)
         command = os.fork()
         if command == 0:
             os.setsid()
@@ -110,12 +111,14 @@ def further_process(
     pidfd: int,
     process: Process,
     confinement: Confinement,
+    group: cgroup.Group,
     channel: socket.socket,
     streams: Streams,
 ) -> NoReturn:
     """Be another process of the container whose PID 1 is `pidfd`; its PID namespace is ours already."""
     try:
         syscalls.not_dumpable()
+        group.enter()
         os.setsid()
         _await_placement(channel)
         syscalls.setns(
@@ -139,7 +142,7 @@ def _make_world(
     spec: ContainerSpec,
     directory: str,
     hidden: list[host.Hidden],
-    cgroup_version: int,
+    group: cgroup.Group,
     channel: socket.socket,
 ) -> tuple[tuple[int, int] | None, rootfs.Root]:
     """Everything that the command finds; returns its terminal, if it gets one, and its root."""
@@ -166,7 +169,7 @@ def _make_world(
     _await_placement(channel)
     # Only now: a cgroup namespace shows as "/" the group in which its maker is.
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-    if cgroup_version == 2:
+    if group.version == 2:
         procfs.mount_cgroup(sysfs)
     if spec.read_only:
         # Its working directory is made before, if it is missing.
@@ -189,7 +192,7 @@ def _join_network(spec: ContainerSpec) -> None:
 
 
 def _await_placement(channel: socket.socket) -> None:
-    """Until the monitor has put us into the control group nothing may be forked or executed."""
+    """Until we are in the control group for certain nothing may be forked or executed."""
     frame = wire.receive(channel)
     if frame is None or frame.kind != "placed":
         os._exit(FAILED)

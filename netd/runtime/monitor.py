@@ -129,7 +129,7 @@ def keep_container(
                 request.directory,
                 hidden,
                 confinement,
-                hierarchy.version,
+                group,
                 inside,
                 streams,
             )
@@ -171,6 +171,7 @@ def keep_exec(
     syscalls.set_title(f"netd-exec {request.spec.id}")
     _settle(request.directory)
     try:
+        group = hierarchy.group(request.group)
         pidfd = os.pidfd_open(request.init.pid)
         if not request.init.alive():
             raise InUse("the container is not running")
@@ -180,10 +181,10 @@ def keep_exec(
         pid = _fork()
         if pid == 0:
             channel.close()
-            init.further_process(pidfd, request.process, confinement, inside, streams)
+            init.further_process(pidfd, request.process, confinement, group, inside, streams)
         inside.close()
         os.close(pidfd)
-        _placed(hierarchy.group(request.group), pid, channel, streams, ends)
+        _placed(group, pid, channel, streams, ends)
         carrier = _Exec(ends, pid, channel, reply)
     except Exception as error:
         gone = isinstance(error, (ProcessLookupError, FileNotFoundError))
@@ -233,11 +234,7 @@ def _fork() -> int:
 
 
 def _placed(group: cgroup.Group, pid: int, channel: socket.socket, streams: init.Streams, ends: Ends) -> int:
-    """Put the child into its group while it sets itself up; returns the command's pid once it is ready.
-
-    On cgroup v1 the kernel may take 10 ms to move a process (it waits for an RCU grace period), about as
-    long as the child takes for its mounts; so the two go side by side.
-    """
+    """Put the child into its group while it sets itself up; returns the command's pid once it is ready."""
     group.place(pid)
     wire.send(channel, Frame("placed"))
     for fd in streams:
