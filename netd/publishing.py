@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from netd import tasks
 from netd.errors import AlreadyExists, Invalid, NetdError
 from netd.kernel.ports import Kernel
-from netd.model import Endpoint, IPAddress, Network, PortMapping, Proto, Sandbox, default_route_of
+from netd.model import Endpoint, IPAddress, Network, Owner, PortMapping, Proto, Sandbox, default_route_of
 from netd.ports import Ports, ephemeral, show
 from netd.relay import Bind, Relay, bind
 from netd.store.base import Attached
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 RANGE = ("net", "ipv4", "ip_local_port_range")
 RESERVED = ("net", "ipv4", "ip_local_reserved_ports")
 RETRY = 5.0
-"""Seconds between attempts to get back a port that another program took while netd was away."""
+"""Seconds between attempts to get a port that another program took while netd was away, or that a CNI
+runtime was let have first."""
 
 
 def targets(endpoints: Sequence[Endpoint], networks: Mapping[str, Network]) -> dict[int, IPAddress]:
@@ -78,6 +79,10 @@ class Publishing:
                 if named or not isinstance(error, AlreadyExists):
                     raise
             else:
+                if sandbox.owner is Owner.CNI:
+                    # Podman binds the port itself once the network is up, and fails if it cannot. So
+                    # a runtime goes first; what it leaves is taken a moment later (`lead`).
+                    self._relay.drop(mapping)
                 return mapping
         raise AssertionError("candidates() yields one or raises")
 
@@ -110,10 +115,15 @@ class Publishing:
     def lead(self, attached: Attached, networks: Mapping[str, Network]) -> None:
         """Lead all ports of a sandbox to where its endpoints are now."""
         for mapping in attached.sandbox.ports:
-            if mapping in self._lost:
-                self._lost[mapping] = (attached, networks)
-            elif self._relay.holds(mapping):
+            if self._relay.holds(mapping):
                 self._relay.serve(mapping, targets(attached.endpoints, networks))
+            else:
+                self._lost[mapping] = (attached, networks)
+        self._try_again()
+
+    def _try_again(self) -> None:
+        if self._lost and (self._retrying is None or self._retrying.done()):
+            self._retrying = tasks.spawn(self._win_back(), name="take back ports")
 
     async def adopt(self, attached: Iterable[Attached], networks: Mapping[str, Network]) -> None:
         """Take back, after a restart, what was published before.
@@ -134,8 +144,7 @@ class Publishing:
                     log.warning("%s; %r is not reachable on it by loopback", error, each.sandbox.name)
                     self._lost[mapping] = (each, networks)
             self.lead(each, networks)
-        if self._lost:
-            self._retrying = tasks.spawn(self._win_back(), name="take back ports")
+        self._try_again()
 
     async def _win_back(self) -> None:
         while self._lost:
@@ -148,7 +157,7 @@ class Publishing:
                 if held := self._lost.pop(mapping, None):
                     attached, networks = held
                     self._relay.serve(mapping, targets(attached.endpoints, networks))
-                    log.info("port %s is ours again", show(mapping))
+                    log.info("port %s is ours now", show(mapping))
                 else:
                     self._relay.drop(mapping)
 

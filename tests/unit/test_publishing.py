@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from netd import publishing
 from netd.errors import AlreadyExists, Exhausted, Invalid
 from netd.kernel.fake import FakeKernel
-from netd.model import NetworkRequest, PortMapping, Proto, Want
+from netd.model import NetworkRequest, Owner, PortMapping, Proto, Want
 from netd.publishing import Publishing, targets
 from netd.store.base import Attached
 from tests.unit.host import RANGE, RESERVED, Host, port, running, until
@@ -178,5 +179,33 @@ def test_two_that_claim_one_port_in_a_damaged_store_do_not_keep_it_from_the_firs
         assert sockets.asked == [18080]
         with pytest.raises(AlreadyExists, match="'name-a'"):
             await ports.take(sandbox("c"), [port(18080)])
+
+    asyncio.run(story())
+
+
+def test_a_cni_runtime_may_bind_its_ports_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As podman does, after ADD; what it leaves is taken later, and what it has is tried again."""
+    monkeypatch.setattr(publishing, "RETRY", 0.01)
+
+    async def story() -> None:
+        ports, sockets, _ = made()
+        pod = replace(WEB.sandbox, owner=Owner.CNI)
+        sockets.taken = {(Proto.TCP, 80)}
+        with pytest.raises(AlreadyExists, match="nginx"):
+            await ports.take(pod, [port(80)])
+        taken = await ports.take(pod, [port(8080), port(8081)])
+        assert not any(ports._relay.holds(each) for each in taken)
+        with pytest.raises(AlreadyExists, match="already published"):
+            await ports.take(sandbox("db"), [port(8080)])
+        sockets.taken = {(Proto.TCP, 8080)}  # the runtime's own socket
+        attached = replace(WEB, sandbox=replace(pod, ports=taken))
+        ports.lead(attached, NETWORKS)
+        await until(lambda: ports._relay.holds(taken[1]))
+        assert not ports._relay.holds(taken[0])
+        sockets.taken = set()
+        await until(lambda: ports._relay.holds(taken[0]))
+        ports.release(attached.sandbox, taken)
+        assert not ports._lost
+        ports.close()
 
     asyncio.run(story())
