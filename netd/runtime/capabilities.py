@@ -13,9 +13,10 @@ nothing that is executed inside can ever have more.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
-from netd.errors import Invalid
+from netd.errors import Invalid, Unsupported
 from netd.runtime import syscalls
 
 _KERNEL_ORDER = """
@@ -70,6 +71,14 @@ def last() -> int:
     return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
 
 
+def check_possible(add: Iterable[str]) -> None:
+    """Raises `Unsupported` for a name that this process has not got itself. ALL means all that it has."""
+    missing = _names("--cap-add", add) - {"ALL"} - {n for n in NUMBERS if possible() >> NUMBERS[n] & 1}
+    for name in sorted(missing):
+        raise Unsupported(f"--cap-add {name}: netd itself runs without this capability on this host")
+
+
+@cache
 def possible() -> int:
     """The mask of what this process may give away: a daemon in a container of its own lacks some."""
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -26,7 +26,7 @@ SMALLEST_CPUS = 0.01
 
 
 def container(spec: ContainerSpec) -> None:
-    """Raises `Invalid`."""
+    """Raises `Invalid`, or `Unsupported` for what this host cannot give."""
     identity(spec.id)
     process(spec.process)
     if not _HOSTNAME.fullmatch(spec.hostname):
@@ -46,6 +46,7 @@ def container(spec: ContainerSpec) -> None:
     for path in spec.hide:
         _absolute("hidden path", path)
     capabilities.resolve(spec.cap_add, spec.cap_drop)
+    capabilities.check_possible(spec.cap_add)
     procfs.check_sysctls(spec.sysctls, host_network=not spec.netns)
     _limits(spec.limits)
     if spec.log_bytes < logs.SMALLEST:

@@ -54,25 +54,23 @@ class Launcher:
             reply, payload = fds
             with socket.socket(fileno=reply) as answer:
                 try:
-                    self._launch(payload, answer)
+                    self._launch(packet, payload, answer)
                 except Exception as error:
                     wire.send(answer, wire.refusal(error))
                 finally:
                     os.close(payload)
 
-    def _launch(self, payload: int, answer: socket.socket) -> None:
-        """Fork a monitor for one request, which lies in the file `payload`."""
-        size = os.fstat(payload).st_size
-        kinds = wire.Creation | wire.Entry
-        request = msgspec.msgpack.decode(os.pread(payload, size, 0), type=kinds)
-        confinement = self._confinement(request.spec.cap_add, request.spec.cap_drop)
-        hidden: list[host.Hidden] = []
-        if isinstance(request, wire.Creation) and request.spec.rootfs == "host":
-            hidden = self._view.hidden((*request.hide, *request.spec.hide))
+    def _launch(self, packet: bytes, payload: int, answer: socket.socket) -> None:
+        """Fork a monitor for one request, which lies in the file `payload` and is read by it alone."""
+        wanted = msgspec.msgpack.decode(packet, type=wire.Preparation)
+        confinement = self._confinement(wanted.cap_add, wanted.cap_drop)
+        hidden = self._view.hidden(wanted.hide) if wanted.hide is not None else []
         if not self._become_monitor():
             return
         # The monitor, and nothing of it may ever return into the launcher's loop.
         try:
+            data = os.pread(payload, os.fstat(payload).st_size, 0)
+            request = msgspec.msgpack.decode(data, type=wire.Creation | wire.Entry)
             syscalls.close_all_but((0, 1, 2, answer.fileno()))
             if isinstance(request, wire.Creation):
                 monitor.keep_container(request, hidden, confinement, self._hierarchy, answer)

@@ -23,7 +23,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -33,7 +33,7 @@ from netd.names import digest
 from netd.runtime import cgroup, check, logs, record, rootfs, wire
 from netd.runtime.attach import Connection, Ended
 from netd.runtime.spec import Attached, ContainerSpec, Frame, LogEntry, Process, Status
-from netd.runtime.wire import LAUNCHER, Creation, Entry
+from netd.runtime.wire import LAUNCHER, Creation, Entry, Preparation
 
 _NO_MONITOR = (ConnectionRefusedError, ConnectionResetError, FileNotFoundError)
 _PATIENCE = 2.0
@@ -86,13 +86,14 @@ class LocalRuntime:
         payload = os.memfd_create("netd-request", os.MFD_CLOEXEC)
         try:
             os.write(payload, msgspec.msgpack.encode(request))
+            packet = msgspec.msgpack.encode(self._preparation(request))
             async with self._starting:
                 try:
-                    await self._hand_over(theirs.fileno(), payload)
+                    await self._hand_over(packet, theirs.fileno(), payload)
                 except (BrokenPipeError, ConnectionResetError):
                     await self.close()
                     await self._spawn()
-                    await self._hand_over(theirs.fileno(), payload)
+                    await self._hand_over(packet, theirs.fileno(), payload)
         except BaseException:
             ours.close()
             raise
@@ -101,12 +102,19 @@ class LocalRuntime:
             os.close(payload)
         return Connection(ours)
 
-    async def _hand_over(self, *fds: int) -> None:
+    def _preparation(self, request: Creation | Entry) -> Preparation:
+        spec = request.spec
+        hide = None
+        if isinstance(request, Creation) and spec.rootfs == "host":
+            hide = (*self._hide, *spec.hide)
+        return Preparation(spec.cap_add, spec.cap_drop, hide)
+
+    async def _hand_over(self, packet: bytes, *fds: int) -> None:
         if self._control is None:
             raise Unavailable("the runtime has not been started")
         while True:
             try:
-                socket.send_fds(self._control, [b"request"], fds)
+                socket.send_fds(self._control, [packet], fds)
             except BlockingIOError:
                 await _writable(self._control)
             else:
@@ -132,7 +140,7 @@ class LocalRuntime:
         connection: Connection | None = None
         try:
             _furnish(directory, spec)
-            request = Creation(spec, str(directory), f"{self._groups}/{spec.id}", self._hide)
+            request = Creation(spec, str(directory), f"{self._groups}/{spec.id}")
             connection = await self._request(request)
             await connection.expect("ready")
         except ConnectionResetError:
@@ -253,7 +261,7 @@ class LocalRuntime:
         await asyncio.to_thread(_clear, group)
         await asyncio.to_thread(shutil.rmtree, directory, True)
 
-    async def logs(self, id: str, *, follow: bool, tail: int) -> AsyncIterator[LogEntry]:
+    async def logs(self, id: str, *, follow: bool, tail: int) -> AsyncGenerator[LogEntry, None]:
         """Logged lines, the last `tail` of them (0: all), then new ones until the container ends."""
         directory = self._existing(id)
         # Connected before the first read: whatever is written after that read is told.

@@ -7,7 +7,7 @@ fills and may rewrite in place at any time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -160,8 +160,9 @@ class Runtime(Protocol):
     async def remove(self, id: str) -> None:
         """Kill what still runs, undo the mounts, remove cgroup and directory. Unknown id is success."""
 
-    def logs(self, id: str, *, follow: bool, tail: int) -> AsyncIterator[LogEntry]:
-        """Logged lines, the last `tail` of them (0: all), then new ones until the container ends."""
+    def logs(self, id: str, *, follow: bool, tail: int) -> AsyncGenerator[LogEntry, None]:
+        """Logged lines, the last `tail` of them (0: all), then new ones until the container ends. To be
+        closed by whoever stops earlier."""
 
     async def containers(self) -> list[str]:
         """Ids of all containers that have a directory or a cgroup of this run dir, running or not."""

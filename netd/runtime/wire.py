@@ -1,8 +1,8 @@
 """How the daemon, the launcher and the monitors talk: SOCK_SEQPACKET unix sockets.
 
-The daemon hands the launcher a request (`Creation` or `Entry`, in a memfd, so that its size is nobody's
-concern) together with one end of a socket pair, over which the new monitor then answers. With monitors
-it exchanges frames.
+The daemon hands the launcher a `Preparation` together with two descriptors: one end of a socket pair, over
+which the new monitor then answers, and a memfd with the request itself (`Creation` or `Entry`), of any
+size. With monitors it exchanges frames.
 
 One packet is one frame, so there is nothing to reassemble and a half frame cannot exist: a byte for the
 kind, four for the code, the rest is data. The kinds of `spec.Frame` travel between a process and whoever
@@ -66,13 +66,24 @@ def unpack(packet: bytes) -> Frame:
     return Frame(_KINDS[number - 1], packet[_HEADER.size :], code)
 
 
+class Preparation(msgspec.Struct, frozen=True):
+    """What the launcher must know of a request before it forks: all of it that it ever sees.
+
+    Its memory is inherited by every container's PID 1, where nothing of another's environment may lie
+    about. `hide` is None unless the root file system is the host's.
+    """
+
+    cap_add: tuple[str, ...]
+    cap_drop: tuple[str, ...]
+    hide: tuple[str, ...] | None = None
+
+
 class Creation(msgspec.Struct, frozen=True, tag=True):
-    """A container to make: `directory` is its own, `group` its control group, `hide` more host paths."""
+    """A container to make: `directory` is its own, `group` its control group."""
 
     spec: ContainerSpec
     directory: str
     group: str
-    hide: tuple[str, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True, tag=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from tests.runtime.box import Box
@@ -30,6 +31,21 @@ def test_its_environment_holds_no_secret_of_the_daemon_s(box: Box) -> None:
         if v
     }
     assert names <= {"PATH", "LD_LIBRARY_PATH", "LC_ALL"}
+
+
+def test_it_never_sees_what_is_the_container_s_own(box: Box) -> None:
+    """Its memory is inherited by the PID 1 of every container."""
+    secret = secrets.token_hex(20)
+    box.run("true", env={"PASSWORD": secret}, hostname=f"h{secret}"[:60])
+    pid = box.runtime._launcher
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            area, rights, *_ = line.split()
+            if not rights.startswith("rw"):
+                continue
+            start, end = (int(number, 16) for number in area.split("-"))
+            memory.seek(start)
+            assert secret.encode() not in memory.read(end - start), line
 
 
 def test_it_keeps_nothing_of_a_container(box: Box) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from netd.errors import Invalid
+from netd.errors import Invalid, Unsupported
 from netd.runtime import capabilities
 from netd.runtime.capabilities import DEFAULT, NUMBERS, mask, resolve
 
@@ -59,6 +59,13 @@ def test_unknown_names_are_refused_with_their_flag(
 ) -> None:
     with pytest.raises(Invalid, match=flag):
         resolve(add, drop)
+
+
+def test_what_the_daemon_lacks_it_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "possible", lambda: mask({"KILL", "CHOWN"}))
+    capabilities.check_possible(("ALL", "kill"))
+    with pytest.raises(Unsupported, match="--cap-add SYS_TIME"):
+        capabilities.check_possible(("KILL", "SYS_TIME"))
 
 
 def test_mask() -> None:
