@@ -365,23 +365,16 @@ def delete(indexes: Sequence[int], wrote: Callable[[], None]) -> None:
     because it waits for RCU; deleting many as one group waits once. The group's number is random,
     so that no link of anybody else can be in it.
     """
+    messages = [fastnl.link_delete(index) for index in indexes]
+    if len(indexes) > 1:
+        group = int.from_bytes(os.urandom(4), "big") | 1 << 30
+        messages = [fastnl.link_change(index, group=group) for index in indexes]
+        messages.append(fastnl.group_delete(group))
     with Socket() as socket:
-        if len(indexes) > 1:
-            group = int.from_bytes(os.urandom(4), "big") | 1 << 30
-            for index in indexes:
-                wrote()
-                with _gone_is_fine():
-                    socket.request(fastnl.link_change(index, group=group))
-        message = fastnl.group_delete(group) if len(indexes) > 1 else fastnl.link_delete(indexes[0])
-        wrote()
-        with _gone_is_fine():
-            socket.request(message)
-
-
-@contextlib.contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except Refused as error:
-        if error.errno not in GONE:
-            raise KernelError(error.errno or 0, "delete links", error.hint) from error
+        for message in messages:
+            wrote()
+            try:
+                socket.request(message)
+            except Refused as error:
+                if error.errno not in GONE:
+                    raise KernelError(error.errno or 0, "delete links", error.hint) from error

@@ -158,10 +158,9 @@ class Monitor:
             index, _, protocol = dumps.address(body)
             if protocol == ROUTE_PROTOCOL or index in self._ours:
                 return Drift("address", self._ours.get(index, ""))
-        if kind in (fastnl.RTM_NEWROUTE, fastnl.RTM_DELROUTE):
-            route = dumps.route(body)
-            if route.protocol == ROUTE_PROTOCOL:
-                return Drift("route", self._ours.get(route.index, ""))
+        # rtm_protocol first: on a router with a full table, other people's routes come by the thousand.
+        if kind in (fastnl.RTM_NEWROUTE, fastnl.RTM_DELROUTE) and body[5] == ROUTE_PROTOCOL:
+            return Drift("route", self._ours.get(dumps.route(body).index, ""))
         return None
 
     def _departed(self, index: int) -> None:
