@@ -136,6 +136,7 @@ def keep_container(
         inside.close()
         command = _placed(group, pid, channel, streams, ends)
         state = Record(monitor=Task.of(os.getpid()), init=Task.of(pid), command=Task.of(command))
+        log = logs.Writer(directory, request.spec.log_bytes)
         record.write(directory, record.STATUS, state)
     except Exception as error:
         with contextlib.suppress(OSError):
@@ -143,7 +144,6 @@ def keep_container(
             group.remove()
         wire.send(reply, wire.refusal(error))
         return
-    log = logs.Writer(directory, request.spec.log_bytes)
     carrier = _Container(ends, state, channel, directory, log, listener, group)
     wire.send(reply, Frame("ready"))
     reply.close()
@@ -243,7 +243,7 @@ def _placed(group: cgroup.Group, pid: int, channel: socket.socket, streams: init
     frame, fds, command = wire.receive_ready(channel)
     if frame is None:
         os.waitpid(pid, 0)
-        raise NetdError("the container's first process was killed while it was being set up")
+        raise NetdError("the process was killed while it was being set up; is there too little memory?")
     if frame.kind != "ready":
         os.waitpid(pid, 0)
         wire.raise_refusal(frame)
