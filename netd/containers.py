@@ -17,8 +17,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -27,7 +27,7 @@ import msgspec
 
 from netd import etcfiles, launch
 from netd.engine import Engine
-from netd.errors import AlreadyExists, InUse, NetdError, NotFound
+from netd.errors import AlreadyExists, InUse, NetdError, NotFound, Unavailable
 from netd.events import Events
 from netd.kernel.ports import Kernel
 from netd.launch import Launch, Mode, Request
@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_NETWORK = "default"
 """Made when the first container comes that names no network."""
+
+PATIENCE = 10.0
+"""Seconds that a stopping daemon waits for containers that are just being made or removed."""
 
 LOST = 255
 """Exit code of a container whose end left no trace (docker uses the same)."""
@@ -82,6 +85,9 @@ class Containers:
         self._settings = settings
         self._registry = Registry(store)
         self._watchers: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._closing = False
 
     # --- the daemon's own life -----------------------------------------------------------------
 
@@ -92,19 +98,39 @@ class Containers:
         half-made ones are undone, and what belongs to no record is removed.
         """
         await self._registry.load()
-        strangers = [id for id in await self._runtime.containers() if id not in self._registry]
+        known = self._registry.unreadable | {life.record.id for life in self._registry}
+        strangers = [id for id in await self._runtime.containers() if id not in known]
         await _each(map(self._runtime.remove, strangers), "removing containers without a record")
         await _each(map(self._take_over, self._registry), "taking over containers")
-        running = {life.record.id for life in self._registry if life.record.state == "running"}
+        alive = {life.record.id for life in self._registry if life.record.state == "running"}
+        alive |= self._registry.unreadable
         sandboxes = self._engine.view.sandboxes.values()
-        lost = [s.id for s in sandboxes if s.owner is Owner.CONTAINER and s.id not in running]
+        lost = [s.id for s in sandboxes if s.owner is Owner.CONTAINER and s.id not in alive]
         await _each(map(self._engine.detach, lost), "detaching sandboxes without a container")
 
     async def close(self) -> None:
-        """Stop watching. The containers go on."""
+        """Let what is being made or removed come to its end, and stop watching. The containers go on."""
+        self._closing = True
+        if self._under_way:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await self._idle.wait()
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        if self._closing:
+            raise Unavailable("the daemon is stopping; try again when it is back")
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def _take_over(self, life: Life) -> None:
         record = life.record
@@ -138,7 +164,7 @@ class Containers:
         """Where the runtime keeps the container's files."""
         return self._runtime.directory(record.id)
 
-    def logs(self, ref: str, *, follow: bool, tail: int) -> AsyncIterator[LogEntry]:
+    def logs(self, ref: str, *, follow: bool, tail: int) -> AsyncGenerator[LogEntry, None]:
         """Logged lines; see `Runtime.logs`."""
         return self._runtime.logs(self.find(ref).id, follow=follow, tail=tail)
 
@@ -151,15 +177,16 @@ class Containers:
         it is undone.
         """
         checked = launch.check(request)
-        life = self._registry.claim(request, checked.mode)
-        name = life.record.name
-        try:
-            return await carry_through(self._make(life, checked, attach), name=f"make {name}")
-        except BaseException as error:
-            log.info("container %s is undone: %s", name, str(error) or type(error).__name__)
-            undo = self._remove(life) if life.record.state == "running" else self._undo(life)
-            await carry_through(undo, name=f"undo {name}")
-            raise
+        with self._at_work():
+            life = self._registry.claim(request, checked.mode)
+            name = life.record.name
+            try:
+                return await carry_through(self._make(life, checked, attach), name=f"make {name}")
+            except BaseException as error:
+                log.info("container %s is undone: %s", name, str(error) or type(error).__name__)
+                undo = self._remove(life) if life.record.state == "running" else self._undo(life)
+                await carry_through(undo, name=f"undo {name}")
+                raise
 
     async def _make(self, life: Life, checked: Launch, attach: bool) -> Started:
         record = await self._registry.save(life, life.record)
@@ -236,13 +263,18 @@ class Containers:
             )
         await self._leave_network(record)
         await _each([self._registry.forget(life)], f"forgetting container {record.name}")
+        # Where even that failed, it can be removed like one that has ended.
+        life.record = msgspec.structs.replace(life.record, state="exited", netns=None, exit_code=LOST)
+        life.ended.set()
 
     # --- ending --------------------------------------------------------------------------------
 
     def _watch(self, life: Life) -> None:
         async def until_the_end() -> None:
             try:
-                status = await self._runtime.wait(life.record.id)
+                # Whoever killed its monitor ended the wait, and a moment later the container.
+                while (status := await self._runtime.wait(life.record.id)).state != "exited":  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
             except NotFound:
                 status = Status(state="exited", exit_code=LOST)
             await self._finish(life, status)
@@ -320,11 +352,12 @@ class Containers:
             raise InUse(f"container {name!r} is still being made; try again")
         if life.record.state == "running" and not force:
             raise InUse(f"container {name!r} is running: `netd stop {name}` first, or use --force")
-        life.removing = True
-        try:
-            await carry_through(self._remove(life), name=f"remove {name}")
-        finally:
-            life.removing = False
+        with self._at_work():
+            life.removing = True
+            try:
+                await carry_through(self._remove(life), name=f"remove {name}")
+            finally:
+                life.removing = False
         return life.record
 
     async def _remove(self, life: Life) -> None:

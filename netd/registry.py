@@ -66,14 +66,17 @@ class Registry:
         self._store = store
         self._lives: dict[str, Life] = {}
         self._names: dict[str, str] = {}
+        self.unreadable: frozenset[str] = frozenset()
+        """Ids of containers whose record makes no sense: they may run, so nobody may tidy them up."""
 
     async def load(self) -> None:
-        """Read the store. A record that makes no sense is reported, left alone and otherwise ignored."""
+        """Read the store. A record that makes no sense, perhaps a newer daemon's, is left alone."""
         for key, raw in (await self._store.containers()).items():
             try:
                 record = msgspec.msgpack.decode(raw, type=Record)
             except msgspec.DecodeError as error:
-                log.error("container record %s makes no sense and is left alone: %s", key, error)
+                log.error("container record %s makes no sense; it is left alone: %s", key, error)
+                self.unreadable |= {key}
                 continue
             self._lives[record.id] = Life(record)
             self._names[record.name] = record.id

@@ -19,6 +19,7 @@ import os
 import platform
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -219,8 +220,9 @@ class Service(netd_pb2_grpc.NetdServicer):
     async def Logs(self, request: pb.LogsRequest, context: Context) -> None:
         container = convert.required("container", request.container)
         lines = self._containers.logs(container, follow=request.follow, tail=request.tail)
-        async for line in lines:
-            await context.write(pb.LogLine(time=line.time, stream=line.stream, data=line.data))
+        async with aclosing(lines):
+            async for line in lines:
+                await context.write(pb.LogLine(time=line.time, stream=line.stream, data=line.data))
 
     async def AddPort(self, request: pb.PortRequest, context: Context) -> pb.PortList:
         container = convert.required("container", request.container)

@@ -7,7 +7,7 @@ and not which calls were made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, ip_address
 from pathlib import Path
@@ -271,7 +271,7 @@ class PaperRuntime(Faults):
             self.directory(id).rmdir()
             del self.specs[id], self.statuses[id]
 
-    async def logs(self, id: str, *, follow: bool, tail: int) -> AsyncIterator[LogEntry]:
+    async def logs(self, id: str, *, follow: bool, tail: int) -> AsyncGenerator[LogEntry, None]:
         yield LogEntry(1.0, "stdout", b"hello\n")
         if follow:
             await self.ends[id].wait()

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from netd.containers import Containers
-from netd.errors import AlreadyExists, Exhausted, InUse, Invalid, NetdError, NotFound
+from netd.errors import AlreadyExists, Exhausted, InUse, Invalid, NetdError, NotFound, Unavailable
 from netd.events import Events, Watcher
 from netd.launch import Attachment, Request
 from netd.model import NetworkRequest, Want
 from netd.registry import Record
+from netd.runtime.spec import Status
 from netd.settings import Settings
 from tests.unit.paper import PaperEngine, PaperKernel, PaperRuntime, PaperStore
 
@@ -44,6 +45,13 @@ class House:
 
     async def restart(self) -> None:
         await self.containers.close()
+        self.open()
+        await self.containers.start()
+
+    async def crash(self) -> None:
+        """The daemon dies in the middle of things, and the next one starts."""
+        for watcher in self.containers._watchers:
+            watcher.cancel()
         self.open()
         await self.containers.start()
 
@@ -381,7 +389,7 @@ def test_the_next_daemon_undoes_what_was_being_made(tmp_path: Path, step: str) -
         assert frozen
         it.store = PaperStore(frozen)  # the old daemon, dead, writes no more
         del it.runtime.holding[step]
-        await it.restart()
+        await it.crash()
         assert it.is_empty()
         abandoned.cancel()
 
@@ -399,7 +407,7 @@ def test_the_next_daemon_finds_a_namespace_that_was_not_written_down(tmp_path: P
         it.store = PaperStore({key: early})
         del it.runtime.holding["create"]
         assert it.kernel.namespaces
-        await it.restart()
+        await it.crash()
         assert it.is_empty()
         abandoned.cancel()
 
@@ -413,5 +421,91 @@ def test_what_belongs_to_no_record_is_removed(tmp_path: Path) -> None:
         await it.restart()
         assert not it.runtime.specs
         assert not it.engine.view.sandboxes
+
+    run(tmp_path, story)
+
+
+def test_a_container_whose_record_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        id = await it.run(networks=FRONT)
+        it.store.records[id] = b"of a newer daemon"
+        await it.restart()
+        assert it.containers.list(all=True) == []
+        assert id in it.runtime.specs
+        assert id in it.engine.view.sandboxes
+        assert it.store.records[id] == b"of a newer daemon"
+
+    run(tmp_path, story)
+
+
+def test_waiting_for_a_container_that_is_undone_ends(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        it.runtime.hold("run")
+        it.runtime.failing["run"] = Invalid("no such command")
+        running = asyncio.gather(it.run(networks=FRONT), return_exceptions=True)
+        await it.runtime.reached["run"].wait()
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(it.containers.wait("web"))
+            await asyncio.sleep(0)
+            it.runtime.holding.pop("run").set()
+            assert (await waiting).exit_code == 255
+        assert isinstance((await running)[0], Invalid)
+
+    run(tmp_path, story)
+
+
+def test_what_cannot_be_forgotten_can_be_removed_later(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        it.runtime.hold("create")
+        it.runtime.failing["create"] = Exhausted("no memory")
+        running = asyncio.gather(it.run(networks=FRONT), return_exceptions=True)
+        await it.runtime.reached["create"].wait()
+        it.store.full = True
+        it.runtime.holding.pop("create").set()
+        assert isinstance((await running)[0], Exhausted)
+        assert it.containers.find("web").state == "exited"
+        it.store.full = False
+        await it.containers.remove("web", force=False)
+        assert it.is_empty()
+
+    run(tmp_path, story)
+
+
+def test_a_wait_that_ends_before_the_container_is_repeated(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        waits = 0
+        wait = it.runtime.wait
+
+        async def cut_off(id: str) -> Status:
+            nonlocal waits
+            waits += 1
+            return await (it.runtime.status(id) if waits == 1 else wait(id))
+
+        it.runtime.wait = cut_off  # type: ignore[method-assign]
+        id = await it.run(networks=FRONT)
+        while waits < 2:  # noqa: ASYNC110 (a counter)
+            await asyncio.sleep(0.01)
+        assert it.containers.find("web").state == "running"
+        it.runtime.finish(id, 4)
+        assert (await it.containers.wait("web")).exit_code == 4
+
+    run(tmp_path, story)
+
+
+def test_a_stopping_daemon_finishes_what_it_began_and_begins_nothing(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        it.runtime.hold("create")
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(it.run(networks=FRONT))
+            await it.runtime.reached["create"].wait()
+            closing = group.create_task(it.containers.close())
+            await asyncio.sleep(0)
+            with pytest.raises(Unavailable):
+                await it.run("other", networks=FRONT)
+            assert not closing.done()
+            it.runtime.holding.pop("create").set()
+            await running
+            await closing
+        assert it.containers.find("web").state == "running"
 
     run(tmp_path, story)

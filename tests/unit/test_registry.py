@@ -74,6 +74,7 @@ def test_records_come_back_and_a_broken_one_is_left_alone(caplog: pytest.LogCapt
         assert [each.record for each in again] == [life.record]
         assert again.life("web").record.exit_code == 3
         assert store.records["ff"] == b"nonsense"
+        assert again.unreadable == {"ff"}
 
     asyncio.run(story())
     assert "container record ff" in caplog.text
