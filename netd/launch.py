@@ -141,7 +141,7 @@ def want(attachment: Attachment) -> Want:
         ip=_of_family(IPv4Address, "ip", attachment.ip),
         ip6=_of_family(IPv6Address, "ip6", attachment.ip6),
         mac=attachment.mac,
-        aliases=tuple(_hostname("alias", alias) for alias in attachment.aliases),
+        aliases=tuple(map(_alias, attachment.aliases)),
         ifname=names.check_ifname(attachment.ifname) if attachment.ifname else "",
         gateway_priority=attachment.gw_priority,
     )
@@ -338,6 +338,12 @@ def _hostname(option: str, text: str) -> str:
         raise Invalid(
             f"{option} {text!r} is not a host name: letters, digits, '-', '_' and '.', at most 64 bytes"
         )
+    return text
+
+
+def _alias(text: str) -> str:
+    """A name, or `*.NAME` for everything below one."""
+    _hostname("alias", text.removeprefix("*."))
     return text
 
 

@@ -131,7 +131,7 @@ def check_wants(
                 )
             ifnames.add(want.ifname)
         for alias in want.aliases:
-            names.check_name("alias", alias)
+            names.check_name("alias", alias.removeprefix("*."))
         for route in want.routes:
             _check_route(route, network)
 

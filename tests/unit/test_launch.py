@@ -71,6 +71,8 @@ def network(name: str, *subnets: str, internal: bool = False) -> Network:
         ({"networks": (Attachment(network="front", ip6="10.0.0.2"),)}, "give it as ip"),
         ({"networks": (Attachment(network="front", ifname="a/b"),)}, "'a/b'"),
         ({"networks": (Attachment(network="front", aliases=("a b",)),)}, "'a b'"),
+        ({"networks": (Attachment(network="front", aliases=("*app",)),)}, "'*app'"),
+        ({"networks": (Attachment(network="front", aliases=("a.*.b",)),)}, "'a.*.b'"),
     ],
 )
 def test_what_can_never_work_is_refused_by_option_and_value(fields: dict[str, Any], named: str) -> None:
@@ -192,3 +194,7 @@ def test_signals_are_known_by_name_and_number(text: str, number: int) -> None:
 def test_other_signals_are_refused(text: str) -> None:
     with pytest.raises(Invalid):
         launch.signal_number(text)
+
+
+def test_an_alias_may_stand_for_everything_below_a_name() -> None:
+    assert launch.want(Attachment(network="front", aliases=("www", "*.app"))).aliases == ("www", "*.app")

@@ -118,6 +118,7 @@ def end(**fields: Any) -> Endpoint:
         (Want(network="front", ifname="eth0"), [end()], AlreadyExists, "has an interface 'eth0' already"),
         (Want(network="front", ifname="a b"), [], Invalid, "interface name 'a b' is not valid"),
         (Want(network="front", ifname="all"), [], Invalid, "'all' has a meaning of its own"),
+        (Want(network="front", aliases=("*x",)), [], Invalid, r"alias name '\*x' is not valid"),
         (Want(network="front", aliases=("x/y",)), [], Invalid, "alias name 'x/y' is not valid"),
     ],
 )
