@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -128,6 +129,16 @@ def _no_more_imports() -> None:
     sys.path_importer_cache.clear()
 
 
+def give_up_protection(score: Path = Path("/proc/self/oom_score_adj")) -> None:
+    """Be as likely as any process to be chosen when memory runs out, and so will be all that is forked.
+
+    systemd protects the daemon; a container that inherited that would have others killed for its greed.
+    Only ever upwards: that needs no capability.
+    """
+    if int(score.read_text()) < 0:
+        score.write_text("0")
+
+
 def main() -> None:
     """Serve the socket that is standard input."""
     if _SEALED not in sys.argv:
@@ -140,6 +151,7 @@ def main() -> None:
     syscalls.not_dumpable()
     syscalls.set_title("netd-launcher")
     syscalls.close_all_but((0, 1, 2))
+    give_up_protection()
     control = socket.socket(fileno=os.dup(0))
     try:
         launcher = Launcher(control)
