@@ -8,6 +8,8 @@ the default route, which endpoint a port is published through) is computed, neve
     Network    a layer-2 segment with its subnets and its policy
     Sandbox    one network namespace and its owner: a container of netd's runtime, a CNI pod
     Endpoint   one interface of one sandbox in one network
+    Node       a host of a cluster
+    RemoteEndpoint  what is known here of an endpoint that lives on another node
 """
 
 from __future__ import annotations
@@ -43,6 +45,13 @@ class Owner(StrEnum):
     CNI = "cni"
 
 
+class Scope(StrEnum):
+    """Whether a network is this host's own, or one and the same on every node of a cluster."""
+
+    LOCAL = "local"
+    CLUSTER = "cluster"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subnet:
     """One address range of a network.
@@ -68,7 +77,8 @@ class Network:
     """A network as its creator defined it, with every default already resolved.
 
     `mtu` is in bytes. `dns` are upstream servers that replace the host's for this network's
-    containers. `created` is seconds since the epoch. `options` are driver options (--opt).
+    containers. `created` is seconds since the epoch. `options` are driver options (--opt). `vni` is
+    the VXLAN network identifier (RFC 7348, 24 bits) of a network of the cluster, else 0.
     """
 
     id: str
@@ -83,6 +93,8 @@ class Network:
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     created: float = 0.0
+    scope: Scope = Scope.LOCAL
+    vni: int = 0
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -180,6 +192,41 @@ class Endpoint:
     def of_family(self, family: int) -> tuple[IPInterface, ...]:
         """This endpoint's addresses of one family."""
         return tuple(address for address in self.addresses if address.version == family)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A host of a cluster, as its record says.
+
+    `address` is where its tunnels end: an address of the underlay, IPv4 or IPv6. `wireguard_key` is
+    its public key, base64, empty without WireGuard. A node that is `draining` takes no new endpoints.
+    """
+
+    name: str
+    address: IPAddress
+    labels: Mapping[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
+    wireguard_key: str = ""
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteEndpoint:
+    """An endpoint of a cluster network that lives on another node: how to reach it, and its names.
+
+    `name` is the container's, `sandbox` its id, `services` what it publishes or exposes (for SRV).
+    """
+
+    id: str
+    network: str
+    node: str
+    sandbox: str
+    name: str
+    mac: str
+    addresses: tuple[IPInterface, ...]
+    hostname: str = ""
+    aliases: tuple[str, ...] = ()
+    services: tuple[tuple[Proto, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,13 @@ from netd.model import (
     GatewayMode,
     Netns,
     Network,
+    Node,
     Owner,
     PortMapping,
     Proto,
+    RemoteEndpoint,
     Sandbox,
+    Scope,
     StaticRoute,
     Subnet,
 )
@@ -45,6 +48,8 @@ NETWORK = Network(
     labels={"tier": "web"},
     options={"bridge.name": "br0"},
     created=1.5,
+    scope=Scope.CLUSTER,
+    vni=4097,
 )
 SANDBOX = Sandbox(
     id="cd" * 16,
@@ -71,20 +76,50 @@ ENDPOINT = Endpoint(
     routes=(StaticRoute(destination=ip_network("10.1.0.0/16"), via=ip_address("10.89.0.9")),),
     options={"x": "y"},
 )
+NODE = Node(
+    name="h1",
+    address=ip_address("192.0.2.1"),
+    labels={"rack": "3"},
+    capabilities=("wireguard",),
+    wireguard_key="a2V5",
+    draining=True,
+)
+REMOTE = RemoteEndpoint(
+    id="12" * 16,
+    network=NETWORK.id,
+    node=NODE.name,
+    sandbox=SANDBOX.id,
+    name="web",
+    mac="02:00:00:00:00:01",
+    addresses=(ip_interface("10.89.0.2/24"),),
+    hostname="web.example",
+    aliases=("www",),
+    services=((Proto.TCP, 80),),
+)
 INTENT = Intent(before=Attached(SANDBOX), after=Attached(SANDBOX, (ENDPOINT,)))
 FREED = Freed(NETWORK.id, ip_address("fd00::7"), 12)
 
 
-@pytest.mark.parametrize("value", [NETWORK, SANDBOX, ENDPOINT, INTENT, FREED], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value", [NETWORK, SANDBOX, ENDPOINT, NODE, REMOTE, INTENT, FREED], ids=lambda v: type(v).__name__
+)
 def test_comes_back_as_it_went_in(value: Any) -> None:
     assert codec.decode(codec.encode(value), type(value)) == value
 
 
-@pytest.mark.parametrize("value", [NETWORK, SANDBOX, ENDPOINT], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("value", [NETWORK, SANDBOX, ENDPOINT, NODE, REMOTE], ids=lambda v: type(v).__name__)
 def test_the_round_trip_above_covers_every_field(value: Any) -> None:
     """A field that was left at its default would come back right even if it were never written."""
     plain = {"id": "", "name": "", "driver": "", "subnets": (), "mtu": 0, "owner": "", "netns": None}
-    plain |= {"network": "", "sandbox": "", "ifname": "", "mac": "", "addresses": ()}
+    plain |= {
+        "network": "",
+        "sandbox": "",
+        "ifname": "",
+        "mac": "",
+        "addresses": (),
+        "address": None,
+        "node": "",
+    }
     for field in fields(value):
         default = field.default_factory() if callable(field.default_factory) else field.default
         assert getattr(value, field.name) != plain.get(field.name, default), field.name
