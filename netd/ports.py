@@ -139,6 +139,11 @@ class Ports:
                 return name
         return None
 
+    def holds(self, owner: str, mapping: PortMapping) -> bool:
+        """Whether it is `owner` that publishes exactly `mapping`."""
+        held = self._held.get((mapping.proto, mapping.host_port), ())
+        return any((address, whose) == (mapping.host_ip, owner) for address, whose, _ in held)
+
     def claim(self, owner: str, name: str, mapping: PortMapping) -> None:
         """Note that `owner` publishes `mapping`. Raises `AlreadyExists` naming who does already."""
         if taken := self.holder(mapping):

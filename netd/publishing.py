@@ -115,6 +115,8 @@ class Publishing:
     def lead(self, attached: Attached, networks: Mapping[str, Network]) -> None:
         """Lead all ports of a sandbox to where its endpoints are now."""
         for mapping in attached.sandbox.ports:
+            if not self._table.holds(attached.sandbox.id, mapping):
+                continue  # a damaged store may speak of two
             if self._relay.holds(mapping):
                 self._relay.serve(mapping, targets(attached.endpoints, networks))
             else:
@@ -150,16 +152,15 @@ class Publishing:
         while self._lost:
             await asyncio.sleep(RETRY)
             for mapping in list(self._lost):
+                if mapping not in self._lost:
+                    continue  # given back while we waited for another
                 try:
                     await self._relay.hold(mapping)
                 except NetdError:
                     continue
-                if held := self._lost.pop(mapping, None):
-                    attached, networks = held
-                    self._relay.serve(mapping, targets(attached.endpoints, networks))
-                    log.info("port %s is ours now", show(mapping))
-                else:
-                    self._relay.drop(mapping)
+                attached, networks = self._lost.pop(mapping)
+                self._relay.serve(mapping, targets(attached.endpoints, networks))
+                log.info("port %s is ours now", show(mapping))
 
     async def flush(self, mappings: Iterable[PortMapping]) -> None:
         """Make the kernel forget UDP flows of these ports, which would go on to the old place."""

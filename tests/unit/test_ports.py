@@ -117,6 +117,9 @@ def test_releasing_touches_only_ones_own() -> None:
     table.claim("b", "db", mapping(80, "127.0.0.2"))
     table.release("b", [mapping(80, "127.0.0.1"), mapping(81)])
     assert table.holder(mapping(80, "127.0.0.1")) == "web"
+    assert table.holds("a", mapping(80, "127.0.0.1"))
+    assert not table.holds("b", mapping(80, "127.0.0.1"))
+    assert not table.holds("a", mapping(80))
     table.release("a", [mapping(80, "127.0.0.1")])
     assert table.holder(mapping(80, "127.0.0.1")) is None
     assert table.holder(mapping(80, "127.0.0.2")) == "db"
