@@ -1,8 +1,9 @@
 """Limits, and the certainty that nothing of a container is left: control groups, version 2 or 1.
 
 A container has one group, `/netd/<run dir>/<id>`, in the v2 tree where that offers the memory, cpu and
-pids controllers, else one in each of the v1 hierarchies. <run dir> is a digest of the daemon's run dir,
-so daemons do not meet, and a group without a directory there is an orphan that can be found and removed.
+pids controllers, else one in each of the v1 hierarchies. <run dir> is a token that the daemon's run dir
+holds, so daemons do not meet, and a group without a directory there is an orphan that can be found and
+removed.
 
 A group is made and its limits are set before the first process enters, and the process is inside before it
 may fork, so no moment exists in which something runs outside. How it gets there depends on the version,

@@ -18,6 +18,8 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
@@ -28,8 +30,7 @@ from pathlib import Path
 
 import msgspec
 
-from netd.errors import AlreadyExists, InUse, Invalid, NotFound, Unavailable
-from netd.names import digest
+from netd.errors import AlreadyExists, Corrupt, InUse, Invalid, NotFound, Unavailable
 from netd.runtime import cgroup, check, logs, record, rootfs, wire
 from netd.runtime.attach import Connection, Ended
 from netd.runtime.spec import Attached, ContainerSpec, Frame, LogEntry, Process, Status
@@ -47,7 +48,7 @@ class LocalRuntime:
     def __init__(self, run_dir: Path, hide: tuple[str, ...] = ()) -> None:
         self._containers = run_dir / "containers"
         self._hide = (str(run_dir), *hide)
-        self._groups = f"netd/{digest(str(run_dir.resolve()), 12)}"
+        self._groups = ""
         self._launcher = 0
         self._control: socket.socket | None = None
         self._starting = asyncio.Lock()
@@ -59,6 +60,7 @@ class LocalRuntime:
         """Ready the launcher. Raises `Unsupported` on a host without usable control groups."""
         self._containers.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hierarchy = cgroup.find()
+        self._groups = f"netd/{_token(self._containers)}"
         await self._spawn()
 
     async def close(self) -> None:
@@ -288,16 +290,34 @@ class LocalRuntime:
 
     async def containers(self) -> list[str]:
         """Ids of all containers that have a directory or a cgroup of this run dir."""
-        found = {path.name for path in self._containers.iterdir()} if self._containers.exists() else set()
-        if self._hierarchy is not None:
-            found |= self._hierarchy.children(self._groups)
-        return sorted(found)
+        if self._hierarchy is None:
+            raise Unavailable("the runtime has not been started")
+        directories = {path.name for path in self._containers.iterdir() if path.is_dir()}
+        return sorted(directories | self._hierarchy.children(self._groups))
 
     def _existing(self, id: str) -> Path:
         directory = self.directory(id)
         if not (directory / record.SPEC).exists():
             raise NotFound(f"no container {id}")
         return directory
+
+
+def _token(containers: Path) -> str:
+    """The name under which this run dir's control groups are kept, chosen once.
+
+    Not a digest of the path: there is one tree of control groups for all mount namespaces, and two of
+    them may each have a /run/netd. A daemon in the one would take the containers of the other for orphans
+    of its own, and remove them.
+    """
+    path = containers / ".group"
+    if not path.exists():
+        new = path.with_name(".group.new")
+        new.write_text(secrets.token_hex(6))
+        new.rename(path)
+    token = path.read_text()
+    if not re.fullmatch("[0-9a-f]{12}", token):
+        raise Corrupt(f"{path} does not hold a name of control groups; if no container runs, remove it")
+    return token
 
 
 def _start_launcher(control: int) -> int:

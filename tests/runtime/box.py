@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from netd.names import digest
 from netd.runtime import syscalls
 from netd.runtime.local import LocalRuntime
 from netd.runtime.spec import Attached, ContainerSpec, Frame, LogEntry, Process, Status
@@ -76,7 +75,6 @@ class Box:
 
     def __init__(self) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="netd-runtime-"))
-        self.group = f"netd/{digest(str(self.run_dir), 12)}"
         self.ids: list[str] = []
         self.loop = asyncio.new_event_loop()
         self.network = Network(-1)
@@ -84,16 +82,17 @@ class Box:
         self._thread = threading.Thread(target=self._live, name="box", daemon=True)
 
     def __enter__(self) -> Self:
+        self._thread.start()
+        self._running.wait(10)
+        self.runtime = LocalRuntime(self.run_dir)
+        self.do(self.runtime.start())
+        self.group = self.runtime._groups
         guard = Path(__file__).with_name("guard.py")
         self._guard = subprocess.Popen(
             [sys.executable, str(guard), self.group, str(self.run_dir)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-        self._thread.start()
-        self._running.wait(10)
-        self.runtime = LocalRuntime(self.run_dir)
-        self.do(self.runtime.start())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -217,7 +216,7 @@ class Box:
     def census(self) -> Counter[str]:
         """Everything that this box's containers can leave: nothing of it may."""
         found: Counter[str] = Counter()
-        found.update(f"directory {path}" for path in (self.run_dir / "containers").iterdir())
+        found.update(f"directory {path}" for path in (self.run_dir / "containers").iterdir() if path.is_dir())
         for top in [*Path("/sys/fs/cgroup").glob(f"*/{self.group}"), Path("/sys/fs/cgroup", self.group)]:
             found.update(f"cgroup {path}" for path, _, _ in os.walk(top))
         found.update(f"process {title}" for title in self.processes())

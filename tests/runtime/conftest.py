@@ -43,7 +43,7 @@ def fresh_box() -> Iterator[Box]:
     """A box with a launcher of its own, for tests that end it."""
     with Box() as box:
         yield box
-        assert not list((box.run_dir / "containers").iterdir())
+        assert not box.do(box.runtime.containers())
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from netd.errors import AlreadyExists, InUse, Invalid, NotFound
+from netd.errors import AlreadyExists, Corrupt, InUse, Invalid, NotFound
 from netd.runtime import record
 from netd.runtime.local import LocalRuntime
 from netd.runtime.spec import Frame, Limits, Process
@@ -360,6 +361,37 @@ def test_the_log_stays_below_its_bound_and_keeps_the_newest(box: Box) -> None:
     numbers = [int(line) for line in box.logged(spec.id).split()]
     assert numbers == list(range(numbers[0], 40001))
     box.remove(spec.id)
+
+
+def test_two_daemons_whose_run_dirs_have_the_same_path_do_not_meet(box: Box, tmp_path: Path) -> None:
+    """Each in a mount namespace of its own; the tree of control groups is one for both."""
+    id = box.start("sleep 60")
+    assert LocalRuntime(box.run_dir)._containers == box.runtime._containers
+
+    async def same_path() -> list[str]:
+        aside = tmp_path / "aside"
+        box.run_dir.rename(aside)
+        try:
+            other = LocalRuntime(box.run_dir)
+            await other.start()
+            try:
+                return await other.containers()
+            finally:
+                await other.close()
+                shutil.rmtree(box.run_dir)
+        finally:
+            aside.rename(box.run_dir)
+
+    assert box.do(same_path()) == []
+    box.remove(id)
+
+
+def test_a_damaged_token_is_refused_and_left(tmp_path: Path) -> None:
+    (tmp_path / "containers").mkdir()
+    (tmp_path / "containers" / ".group").write_text("../..")
+    with pytest.raises(Corrupt, match=r"\.group"):
+        asyncio.run(LocalRuntime(tmp_path).start())
+    assert (tmp_path / "containers" / ".group").read_text() == "../.."
 
 
 def test_unknown_containers(box: Box) -> None:
