@@ -1,7 +1,7 @@
 """Give up every right that is not needed to answer questions on sockets that are open already.
 
 The only module of the server that uses ctypes, for one call that Python does not offer
-(docs/adr/0011-dns-process.md).
+(docs/adr/0013-one-loop-for-dns.md).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ client up by its address, the answer up by the question's bytes, and sends the a
 the question in front: two dictionary lookups between two system calls, most of the time spent in the
 kernel. Everything else is `Resolver.question`'s.
 
-recvmmsg and sendmmsg through ctypes were measured beside this (docs/adr/0007): 3 % more answers a
-second, not worth raw memory in the process that reads strangers' packets.
+recvmmsg and sendmmsg were measured beside this (docs/adr/0013-one-loop-for-dns.md): not worth raw
+memory in the process that reads strangers' packets.
 """
 
 from __future__ import annotations
