@@ -184,3 +184,31 @@ def test_two_that_claim_one_port_in_a_damaged_store_do_not_keep_it_from_the_firs
             await ports.take(sandbox("c"), [port(18080)])
 
     asyncio.run(story())
+
+
+def test_a_cni_runtime_may_bind_its_ports_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As podman does, after ADD; what it leaves is taken later, and what it has is tried again."""
+    monkeypatch.setattr(publishing, "RETRY", 0.01)
+
+    async def story() -> None:
+        ports, sockets, _ = made()
+        pod = replace(WEB.sandbox, owner=Owner.CNI)
+        sockets.taken = {(Proto.TCP, 80)}
+        with pytest.raises(AlreadyExists, match="nginx"):
+            await ports.take(pod, [port(80)])
+        taken = await ports.take(pod, [port(8080), port(8081)])
+        assert not any(ports._relay.holds(each) for each in taken)
+        with pytest.raises(AlreadyExists, match="already published"):
+            await ports.take(sandbox("db"), [port(8080)])
+        sockets.taken = {(Proto.TCP, 8080)}  # the runtime's own socket
+        attached = replace(WEB, sandbox=replace(pod, ports=taken))
+        ports.lead(attached, NETWORKS)
+        await until(lambda: ports._relay.holds(taken[1]))
+        assert not ports._relay.holds(taken[0])
+        sockets.taken = set()
+        await until(lambda: ports._relay.holds(taken[0]))
+        ports.release(attached.sandbox, taken)
+        assert not ports._lost
+        ports.close()
+
+    asyncio.run(story())
