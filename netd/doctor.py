@@ -8,8 +8,8 @@ whoever runs the doctor wonders about just that.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
@@ -39,13 +39,19 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What the doctor has to know of the daemon: `switched` are the sysctls of the host, by path,
-    that netd changed and will change back."""
+    """What the doctor has to know of the daemon.
+
+    `switched` are the sysctls of the host, by path, that netd changed and will change back; `aside`
+    records of the store that could not be understood; `degraded` says by name of a network what could
+    not be repaired.
+    """
 
     settings: Settings
     networks: Collection[Network] = ()
     endpoints: int = 0
     switched: Collection[str] = ()
+    aside: Collection[str] = ()
+    degraded: Mapping[str, str] = field(default_factory=dict)
 
 
 def examine(host: Survey, here: Circumstances) -> list[Check]:
@@ -56,6 +62,8 @@ def examine(host: Survey, here: Circumstances) -> list[Check]:
         _cgroups,
         _libraries,
         _directories,
+        _records,
+        _networks,
         _forwarding,
         _sysctls,
         _tables,
@@ -137,6 +145,22 @@ def _libraries(host: Survey, here: Circumstances) -> Iterator[Check]:
 def _directories(host: Survey, here: Circumstances) -> Iterator[Check]:
     for path, wanted in ((here.settings.run, dirs.RUN_MODE), (here.settings.state, dirs.STATE_MODE)):
         yield _directory(path, wanted)
+
+
+def _records(host: Survey, here: Circumstances) -> Iterator[Check]:
+    if here.aside:
+        detail = (
+            f"{len(here.aside)} cannot be understood and {'is' if len(here.aside) == 1 else 'are'} set aside"
+        )
+        remedy = f"start the netd that wrote them, or remove them from its files: {'; '.join(here.aside)}"
+        yield _failure("records", detail, remedy)
+    else:
+        yield _ok("records", "all that netd remembers makes sense")
+
+
+def _networks(host: Survey, here: Circumstances) -> Iterator[Check]:
+    for name, problem in here.degraded.items():
+        yield _failure(f"network {name}", problem, "remove what is in the way; netd tries again by itself")
 
 
 def _directory(path: Path, wanted: int) -> Check:

@@ -137,6 +137,8 @@ class Service(netd_pb2_grpc.NetdServicer):
             networks=view.networks.values(),
             endpoints=len(view.endpoints),
             switched=self._engine.switched(),
+            aside=[f"{record.table} {record.key}: {record.problem}" for record in view.quarantined],
+            degraded={view.networks[id].name: problem for id, problem in view.degraded.items()},
         )
         checks = doctor.examine(await self._survey(), here)
         return pb.DoctorReply(checks=map(convert.check, checks))

@@ -232,3 +232,21 @@ def test_directories_that_others_can_read_or_that_are_gone(here: Circumstances) 
 def test_every_line_is_one_line(here: Circumstances) -> None:
     for check in examine(Survey(resolvers=("a\nb",)), here):
         assert "\n" not in check.name + check.remedy
+
+
+def test_records_that_make_no_sense_are_named(here: Circumstances) -> None:
+    aside = replace(here, aside=["endpoint e1: its network n does not exist"])
+    assert only(HEALTHY, aside) == Check(
+        "records",
+        Level.FAILURE,
+        "1 cannot be understood and is set aside",
+        "start the netd that wrote them, or remove them from its files: endpoint e1: its network n does not exist",
+    )
+
+
+def test_a_network_that_cannot_be_repaired_is_named(here: Circumstances) -> None:
+    check = only(
+        HEALTHY, replace(here, degraded={"front": "link nd-1 bridge cannot be repaired: in the way"})
+    )
+    assert (check.name, check.level) == ("network front", Level.FAILURE)
+    assert check.detail == "link nd-1 bridge cannot be repaired: in the way"
