@@ -240,7 +240,8 @@ def test_records_that_make_no_sense_are_named(here: Circumstances) -> None:
         "records",
         Level.FAILURE,
         "1 cannot be understood and is set aside",
-        "start the netd that wrote them, or remove them from its files: endpoint e1: its network n does not exist",
+        "start the netd that wrote them, or remove them from its files: "
+        "endpoint e1: its network n does not exist",
     )
 
 
