@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 128
 CONNECTIONS = 2048
 """TCP connections relayed at once, over all ports; two descriptors each. Beyond, clients are reset."""
+FOR_ONE = CONNECTIONS // 4
+"""How many of them one port may have, so that a flood of one leaves room for the others."""
 PAUSE = 1.0
 """Seconds in which nothing is accepted after descriptors have run out."""
 
@@ -209,7 +211,7 @@ class _Port:
                 loop.call_later(PAUSE, self._look_again, listener)
                 return
             client.setblocking(False)
-            if not self._targets or self._relay.connections >= CONNECTIONS:
+            if not self._targets or len(self._pipes) >= FOR_ONE or self._relay.connections >= CONNECTIONS:
                 reset(client)
                 continue
             self._relay.connections += 1

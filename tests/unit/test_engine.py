@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
 
-from netd.errors import AlreadyExists, InUse, Invalid, NotFound, Unavailable
+from netd.errors import AlreadyExists, InUse, Invalid, KernelError, NotFound, Unavailable
 from netd.kernel.ports import Uplink
 from netd.model import Network, NetworkRequest, Proto, Want
 from netd.names import bridge_name
+from netd.objects import Op
 from tests.unit.host import FORWARD4, Host, port, running, until
 
 FRONT = NetworkRequest(name="front", ipv6=True)
@@ -383,6 +386,95 @@ def test_64_clients_creating_and_deleting_end_clean(tmp_path: Path) -> None:
             assert host.left_over() == set()
             loaded = await host.store.load()
             assert (loaded.networks, loaded.sandboxes, loaded.endpoints, loaded.intents) == ({}, {}, {}, {})
+
+    asyncio.run(story())
+
+
+def slow(host: Host, monkeypatch: pytest.MonkeyPatch, word: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Make kernel operations that speak of `word` wait; returns what tells that one does, and lets it go."""
+    waits, go, apply = asyncio.Event(), asyncio.Event(), host.kernel.apply
+
+    async def applied(ops: Sequence[Op]) -> None:
+        if any(word in str(op) for op in ops):
+            waits.set()
+            await go.wait()
+        await apply(ops)
+
+    monkeypatch.setattr(host.kernel, "apply", applied)
+    return waits, go
+
+
+def test_sandboxes_do_not_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await host.engine.create_network(FRONT)
+            waits, go = slow(host, monkeypatch, "slow@")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(host.engine.attach(await host.sandbox("slow"), [Want(network="front")]))
+                await waits.wait()
+                await host.engine.attach(await host.sandbox("quick"), [Want(network="front")])
+                await host.engine.detach("id-quick")
+                assert "id-slow" not in host.engine.view.sandboxes
+                go.set()
+            assert "id-slow" in host.engine.view.sandboxes
+
+    asyncio.run(story())
+
+
+def test_a_network_stays_while_somebody_is_being_attached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await host.engine.create_network(FRONT)
+            waits, go = slow(host, monkeypatch, "slow@")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(host.engine.attach(await host.sandbox("slow"), [Want(network="front")]))
+                await waits.wait()
+                with pytest.raises(InUse, match="network 'front' is in use by 'slow'"):
+                    await host.engine.remove_network("front")
+                assert await host.engine.prune_networks() == []
+                go.set()
+            host.assert_as_wanted()
+
+    asyncio.run(story())
+
+
+def test_nobody_is_attached_to_a_network_that_is_going(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await host.engine.create_network(FRONT)
+            waits, go = slow(host, monkeypatch, "remove link")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(host.engine.remove_network("front"))
+                await waits.wait()
+                with pytest.raises(Unavailable, match="network 'front' is being removed"):
+                    await host.engine.attach(await host.sandbox("late"), [Want(network="front")])
+                go.set()
+            assert host.left_over() == set()
+
+    asyncio.run(story())
+
+
+def test_a_removal_that_fails_is_finished_by_asking_again(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await host.engine.create_network(FRONT)
+            await host.engine.attach(await host.sandbox("web", port(18080)), [Want(network="front")])
+            busy = KernelError(errno.EBUSY, "the link")
+            host.kernel.fail(lambda op: str(op).startswith("remove link"), busy, times=20)
+            with pytest.raises(KernelError, match="EBUSY"):
+                await host.engine.detach("id-web")
+            # It does not come back, though it is still known: what is leaving is not wanted any more.
+            assert not lines(host, "any4")
+            with pytest.raises(NotFound, match="has no attachment"):
+                await host.engine.publish("id-web", [port(18081)])
+            host.kernel._failures.clear()
+            await host.engine.detach("id-web")
+            await host.engine.remove_network("front")
+            assert host.left_over() == set()
 
     asyncio.run(story())
 

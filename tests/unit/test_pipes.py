@@ -198,8 +198,9 @@ def test_dropping_a_port_cuts_what_runs_through_it() -> None:
     asyncio.run(story())
 
 
-def test_too_many_connections_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_module, "CONNECTIONS", 1)
+@pytest.mark.parametrize("limit", ["CONNECTIONS", "FOR_ONE"])
+def test_too_many_connections_are_reset(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, limit, 1)
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"!")
