@@ -9,7 +9,7 @@ JOBS ?= 4
 
 # netd itself needs the two libraries; tests and demo look at the kernel with the usual tools.
 PACKAGES := libnftables1 libseccomp2
-TOOLS := busybox-static conntrack containernetworking-plugins curl iproute2 iptables iputils-ping nftables procps python3 util-linux
+TOOLS := bind9-dnsutils busybox-static conntrack containernetworking-plugins curl iproute2 iptables iputils-ping nftables procps python3 util-linux
 PYTHON_PACKAGES := $(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,python3-venv)
 
 .PHONY: help venv demo test lint unit bench cni-conformance proto lock clean
@@ -52,6 +52,7 @@ unit: venv
 
 bench: venv
 	-.ci/docker build/docker
+	-.ci/packages dnsperf aardvark-dns gcc libc6-dev
 	$(BIN)/python -m tests.bench $(ARGS)
 
 cni-conformance: venv

@@ -4,7 +4,7 @@ Absolute times drift from machine to machine, so what counts is the ratio; a tar
 printed as missed. The rounds of the two alternate, so that a busy minute hurts both.
 
     --rounds N    how often each row is measured (default 5)
-    --rows 4,7    only these rows
+    --rows 4,7    only these rows; 8 is the DNS, see dns.py
     --alone       without Docker
 """
 
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.bench import dns
 from tests.bench.rivals import Docker, Netd, Rival, machine, measure
 from tests.e2e.host import Failed, Lab
 
@@ -107,7 +108,12 @@ def main() -> int:
     parser.add_argument("--rows", default="")
     parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
-    chosen = [row for row in ROWS if not options.rows or row.number in options.rows.split(",")]
+    wanted = options.rows.split(",") if options.rows else []
+    chosen = [row for row in ROWS if not wanted or row.number in wanted]
+    if not wanted or "8" in wanted:
+        dns.report(options.rounds, options.alone)
+    if not chosen:
+        return 0
     with contextlib.ExitStack() as labs:
         rivals: list[Rival] = []
         docker = "Docker"

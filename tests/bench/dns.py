@@ -9,6 +9,8 @@ packets have a shorter way. The C echo sends each question back: nothing that re
 one can be faster. Rounds of all servers alternate; figures are medians.
 
     python -m tests.bench.dns [--rounds N] [--seconds S] [--alone]
+
+`make bench` does this too, with the other rows; `--rows 8` there does this alone.
 """
 
 from __future__ import annotations
@@ -290,16 +292,21 @@ def _verdict(met: bool) -> str:
     return "met" if met else "**missed**"
 
 
-def main() -> int:
+def report(rounds: int, alone: bool, seconds: int = 3) -> None:
     """Measure and print."""
+    print(f"\n{machine()}\n")
+    print(measure_names(rounds, seconds, alone) + "\n")
+    print(measure_forwarding(rounds, seconds, alone))
+
+
+def main() -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.dns", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
-    print(f"\n{machine()}\n")
-    print(measure_names(options.rounds, options.seconds, options.alone) + "\n")
-    print(measure_forwarding(options.rounds, options.seconds, options.alone))
+    report(options.rounds, options.alone, options.seconds)
     return 0
 
 
