@@ -152,6 +152,8 @@ class CniServer:
                 log.error("spooled DEL %s stays: %s", path.name, output.decode(errors="replace").strip())
                 continue
             path.unlink(missing_ok=True)
+        if not any(self._spool.iterdir()):
+            self._spool.rmdir()
 
 
 def split(body: bytes) -> tuple[dict[str, str], bytes]:
