@@ -7,21 +7,20 @@ the law are in `netd.changes`; here is who may ask for what, and who must wait f
 - Operations on one network name, or on one sandbox, take turns. Others run side by side.
 - What a request needs and must not share (an address, a port, a network that must not go away) is
   reserved in one go, without an `await` in between, and given back if the request fails.
-- A caller may vanish at any time. What has begun is carried through by a task of the engine's own.
+- A caller may vanish at any time. What has begun is carried through (`netd.operations`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
-from netd import names, recovery, requests, tasks
+from netd import names, news, recovery, requests
 from netd.addresses import Addresses, holder_of
 from netd.changes import Changes
 from netd.dns_feed import NameFeed
@@ -31,6 +30,7 @@ from netd.forwarding import Forwarding, families
 from netd.kernel.ports import Kernel
 from netd.locks import Gate, Locks
 from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want, default_route_of
+from netd.operations import Operations
 from netd.ports import show
 from netd.publishing import Publishing
 from netd.reconcile import Reconciler
@@ -40,7 +40,6 @@ from netd.store.base import Attached, Store, Write
 from netd.view import View
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Engine:
@@ -74,8 +73,7 @@ class Engine:
         self._under_way: dict[str, Attached] = {}
         self._making: dict[str, Network] = {}
         self._leaving: set[str] = set()
-        self._running: set[asyncio.Task[Any]] = set()
-        self._closing = False
+        self._operations = Operations(self._gate)
         self._reconciler = Reconciler(self, kernel, self._gate, self._locks, self._forwarding, events)
         self._changes = Changes(kernel, store, feed, self._publishing, self._reconciler.request)
 
@@ -120,42 +118,12 @@ class Engine:
 
         The data path stays as it is.
         """
-        self._closing = True
-        if self._running:
-            await asyncio.wait(self._running)
+        await self._operations.finish()
         await self._reconciler.close()
         self._publishing.close()
         await self._feed.close()
         await self._kernel.close()
         await self._store.close()
-
-    async def _through(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
-        """Run `coroutine` to its end, whether or not the caller stays to hear of it."""
-        if self._closing:
-            coroutine.close()
-            raise Unavailable("the daemon is stopping; try again when it is back")
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        async def run() -> None:
-            try:
-                async with self._gate.shared():
-                    result = await coroutine
-            except Exception as error:
-                if not answer.done():
-                    answer.set_exception(error)
-                elif not isinstance(error, NetdError):
-                    raise
-            except BaseException:
-                answer.cancel()
-                raise
-            else:
-                if not answer.done():
-                    answer.set_result(result)
-
-        task = tasks.spawn(run(), name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await answer
 
     @property
     def leaving(self) -> Collection[str]:
@@ -166,11 +134,11 @@ class Engine:
         """The families in which the host must forward, for the networks that are and those to come."""
         return families([*self.view.networks.values(), *self._making.values()])
 
-    # --- networks ---------------------------------------------------------------------------------
-
     def switched(self) -> list[str]:
         """The sysctls that netd has changed on this host, by path, and will change back."""
         return self._forwarding.switched()
+
+    # --- networks ---------------------------------------------------------------------------------
 
     def network(self, ref: str) -> Network:
         """See `View.network`."""
@@ -179,7 +147,7 @@ class Engine:
     async def create_network(self, request: NetworkRequest) -> Network:
         """Make a network. Raises `Invalid`, `AlreadyExists` (its name or an overlap), `Exhausted`."""
         names.check_name("network", request.name)
-        return await self._through(self._create_network(request), f"create network {request.name}")
+        return await self._operations.through(self._create_network(request), f"create network {request.name}")
 
     async def _create_network(self, request: NetworkRequest) -> Network:
         async with self._locks.hold(("network", request.name)):
@@ -223,7 +191,7 @@ class Engine:
 
     async def remove_network(self, ref: str) -> Network:
         """Remove a network. Raises `NotFound`, or `InUse` naming whose endpoints it still has."""
-        return await self._through(self._remove_network(ref), f"remove network {ref}")
+        return await self._operations.through(self._remove_network(ref), f"remove network {ref}")
 
     async def _remove_network(self, ref: str) -> Network:
         async with self._locks.hold(("network", self.view.network(ref).name)):
@@ -278,7 +246,7 @@ class Engine:
         Returns the sandbox with the host ports that were chosen, and its endpoints in order. Raises
         `Invalid`, `NotFound`, `AlreadyExists`, `Exhausted` or `KernelError`.
         """
-        return await self._through(self._attach(sandbox, tuple(wants)), f"attach {sandbox.name}")
+        return await self._operations.through(self._attach(sandbox, tuple(wants)), f"attach {sandbox.name}")
 
     async def _attach(
         self, sandbox: Sandbox, wants: tuple[Want, ...]
@@ -292,12 +260,12 @@ class Engine:
                     after = Attached(replace(sandbox, ports=ports), endpoints)
                     await self._changes.make(None, after, self.view.networks, writes)
                     self.view = self.view.with_sandbox(sandbox.id, after)
-        self._tell(None, after)
+        news.tell(self._events, self.view, None, after)
         return after.sandbox, endpoints
 
     async def detach(self, sandbox_id: str) -> None:
         """Take a sandbox out of everything. Idempotent; its namespace may be gone."""
-        await self._through(self._detach(sandbox_id), f"detach {sandbox_id}")
+        await self._operations.through(self._detach(sandbox_id), f"detach {sandbox_id}")
 
     async def _detach(self, sandbox_id: str) -> None:
         async with self._locks.hold(("sandbox", sandbox_id)):
@@ -309,11 +277,11 @@ class Engine:
             self.view = self.view.with_sandbox(sandbox_id, None)
             self._leaving.discard(sandbox_id)
             await self._note([write for e in before.endpoints for write in self._addresses.give_back(e)])
-        self._tell(before, None)
+        news.tell(self._events, self.view, before, None)
 
     async def connect(self, sandbox_id: str, want: Want) -> Endpoint:
         """Put an attached sandbox into one more network. Raises as `attach` does."""
-        return await self._through(self._connect(sandbox_id, want), f"connect {sandbox_id}")
+        return await self._operations.through(self._connect(sandbox_id, want), f"connect {sandbox_id}")
 
     async def _connect(self, sandbox_id: str, want: Want) -> Endpoint:
         async with self._locks.hold(("sandbox", sandbox_id)):
@@ -322,12 +290,12 @@ class Engine:
                 after = replace(before, endpoints=(*before.endpoints, endpoint))
                 await self._changes.make(before, after, self.view.networks, writes)
                 self.view = self.view.with_sandbox(sandbox_id, after)
-        self._tell(before, after)
+        news.tell(self._events, self.view, before, after)
         return endpoint
 
     async def disconnect(self, sandbox_id: str, network_ref: str) -> None:
         """Take a sandbox out of one network. Raises `NotFound` where it is not in it."""
-        await self._through(self._disconnect(sandbox_id, network_ref), f"disconnect {sandbox_id}")
+        await self._operations.through(self._disconnect(sandbox_id, network_ref), f"disconnect {sandbox_id}")
 
     async def _disconnect(self, sandbox_id: str, network_ref: str) -> None:
         async with self._locks.hold(("sandbox", sandbox_id)):
@@ -340,11 +308,13 @@ class Engine:
             await self._changes.make(before, after, self.view.networks)
             self.view = self.view.with_sandbox(sandbox_id, after)
             await self._note(self._addresses.give_back(gone[0]))
-        self._tell(before, after)
+        news.tell(self._events, self.view, before, after)
 
     async def publish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
         """Publish further ports; returns the sandbox with the host ports chosen. Raises as `attach`."""
-        return await self._through(self._publish(sandbox_id, tuple(ports)), f"publish {sandbox_id}")
+        return await self._operations.through(
+            self._publish(sandbox_id, tuple(ports)), f"publish {sandbox_id}"
+        )
 
     async def _publish(self, sandbox_id: str, ports: tuple[PortMapping, ...]) -> Sandbox:
         async with self._locks.hold(("sandbox", sandbox_id)):
@@ -355,12 +325,14 @@ class Engine:
                 after = replace(before, sandbox=sandbox)
                 await self._changes.make(before, after, self.view.networks)
                 self.view = self.view.with_sandbox(sandbox_id, after)
-        self._tell(before, after)
+        news.tell(self._events, self.view, before, after)
         return sandbox
 
     async def unpublish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
         """Withdraw published ports. Raises `NotFound` for one that is not published."""
-        return await self._through(self._unpublish(sandbox_id, tuple(ports)), f"unpublish {sandbox_id}")
+        return await self._operations.through(
+            self._unpublish(sandbox_id, tuple(ports)), f"unpublish {sandbox_id}"
+        )
 
     async def _unpublish(self, sandbox_id: str, ports: tuple[PortMapping, ...]) -> Sandbox:
         async with self._locks.hold(("sandbox", sandbox_id)):
@@ -372,7 +344,7 @@ class Engine:
             after = replace(before, sandbox=replace(before.sandbox, ports=kept))
             await self._changes.make(before, after, self.view.networks)
             self.view = self.view.with_sandbox(sandbox_id, after)
-        self._tell(before, after)
+        news.tell(self._events, self.view, before, after)
         return after.sandbox
 
     # --- what the stories share -------------------------------------------------------------------
@@ -448,31 +420,3 @@ class Engine:
             await self._store.live(*history)
         except NetdError as error:
             log.warning("the history of freed addresses has a gap: %s", error)
-
-    def _tell(self, before: Attached | None, after: Attached | None) -> None:
-        """Emit what changed from `before` to `after`."""
-        sandbox = (after or before).sandbox  # type: ignore[union-attr]  # one of them is there
-        old_ends, new_ends = (each.endpoints if each else () for each in (before, after))
-        old_ports, new_ports = (each.sandbox.ports if each else () for each in (before, after))
-        for action, endpoints in (
-            ("disconnect", [e for e in old_ends if e not in new_ends]),
-            ("connect", [e for e in new_ends if e not in old_ends]),
-        ):
-            for e in endpoints:
-                network = self.view.networks.get(e.network)
-                self._events.emit(
-                    "endpoint",
-                    action,
-                    e.id,
-                    sandbox.name,
-                    container=sandbox.id,
-                    network=network.name if network else e.network,
-                    addresses=" ".join(map(str, e.addresses)),
-                )
-        for action, ports in (
-            ("unpublish", [p for p in old_ports if p not in new_ports]),
-            ("publish", [p for p in new_ports if p not in old_ports]),
-        ):
-            for p in ports:
-                target = f"{p.container_port}/{p.proto}"
-                self._events.emit("port", action, sandbox.id, sandbox.name, host=show(p), container=target)

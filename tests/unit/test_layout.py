@@ -43,7 +43,7 @@ FLOORS: tuple[set[str], ...] = (
     {"addresses", "compile", "drivers", "etcfiles", "firewall", "ipam", "launch", "nicknames", "plan"}
     | {"ports", "requests", "ruleset", "subnets", "view", "wanted"},
     {"kernel"},
-    {"changes", "engine", "forwarding", "publishing", "reconcile", "recovery"},
+    {"changes", "engine", "forwarding", "news", "operations", "publishing", "reconcile", "recovery"},
     {"cni", "cni_server", "containers", "doctor", "registry"},
     {"api.generated"},
     {"api"},
