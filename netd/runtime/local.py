@@ -241,7 +241,13 @@ class LocalRuntime:
                     pass
             finally:
                 await connection.close()
-        return await self.status(id)
+        status = await self.status(id)
+        if status.state != "exited":
+            # The monitor is gone without a word, and the first process is about to follow it.
+            await asyncio.to_thread(self._group(id).kill)
+            await _end_of(record.read(self._existing(id)).init)
+            status = await self.status(id)
+        return status
 
     async def kill(self, id: str, signal_number: int) -> None:
         """Send a signal to the first process; SIGKILL kills everything at once."""

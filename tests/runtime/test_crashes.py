@@ -60,13 +60,8 @@ def test_whichever_process_is_killed_the_container_has_ended(box: Box, victim: s
     state = record.read(box.runtime.directory(spec.id))
     waiting = box.submit(box.runtime.wait(spec.id))
     os.kill(getattr(state, victim).pid, signal.SIGKILL)
-    waiting.result(20)
-
-    def ended() -> bool:
-        status = box.do(box.runtime.status(spec.id))
-        return status.state == "exited" and status.exit_code == 137
-
-    eventually("ended", ended)
+    status = waiting.result(20)
+    assert (status.state, status.exit_code) == ("exited", 137)
     eventually("nothing lives", lambda: not state.init.alive() and not state.command.alive())
     box.remove(spec.id)
 
