@@ -4,7 +4,8 @@ Absolute times drift from machine to machine, so what counts is the ratio; a tar
 printed as missed. The rounds of the two alternate, so that a busy minute hurts both.
 
     --rounds N    how often each row is measured (default 5)
-    --rows 4,7    only these rows; 8 is the DNS, see dns.py
+    --rows 4,7    only these rows; 1 to 3 are CNI, see cni.py, 8 is the DNS, see dns.py
+    --live 1,200  CNI attachments that there are already (default 1,200,1000)
     --alone       without Docker
 """
 
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.bench import dns
+from tests.bench import cni, dns
 from tests.bench.rivals import Docker, Netd, Rival, machine, measure
 from tests.e2e.host import Failed, Lab
 
@@ -106,10 +107,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", default="")
+    parser.add_argument("--live", default="1,200,1000")
     parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
     wanted = options.rows.split(",") if options.rows else []
     chosen = [row for row in ROWS if not wanted or row.number in wanted]
+    if not wanted or {"1", "2", "3"} & set(wanted):
+        cni.report(options.rounds, [int(text) for text in options.live.split(",")], options.alone)
     if not wanted or "8" in wanted:
         dns.report(options.rounds, options.alone)
     if not chosen:
