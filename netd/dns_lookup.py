@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 import dnslib
@@ -165,8 +166,8 @@ def _metrics(values: Mapping[str, Any]) -> Iterator[Metric]:
         yield _counter("cache", values[f"cache_{result}"], "Lookups in the cache.", result=result)
     yield Metric("netd_dns_cache_entries", values["cache_entries"], "Answers in the cache.", "gauge")
     yield Metric("netd_dns_cache_bytes", values["cache_bytes"], "Memory that the cache takes.", "gauge")
-    for server, (answers, failures, *within) in sorted(values["upstream"].items()):
-        for bound, count in zip((*BUCKETS, "+Inf"), (*within, answers), strict=True):
+    for server, (_, failures, *within) in sorted(values["upstream"].items()):
+        for bound, count in zip((*BUCKETS, "+Inf"), accumulate(within), strict=True):
             name, text = "netd_dns_upstream_seconds_bucket", "Time that upstream servers took."
             yield Metric(name, count, text, labels={"server": server, "le": str(bound)})
         yield _counter("upstream_failures", failures, "Attempts without an answer.", server=server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.3, 1.0, 2.0)
@@ -12,7 +13,8 @@ class Counters:
     """`answers` by response code; `dropped` by reason; `upstream` by server.
 
     `ready` questions were served by a finished answer; they are part of `udp` and of `answers`. A row
-    of `upstream` is: answers, failures, then answers within each of `BUCKETS`.
+    of `upstream` is: answers, failures, then answers by latency: up to the first of `BUCKETS`, from there
+    to the second, and so on, and above the last.
     """
 
     def __init__(self) -> None:
@@ -39,11 +41,12 @@ class Counters:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
     def upstream_answer(self, server: str, seconds: float) -> None:
-        row = self.upstream.setdefault(server, [0, 0, *([0] * len(BUCKETS))])
+        row = self.upstream.get(server) or self._row(server)
         row[0] += 1
-        for place, bound in enumerate(BUCKETS, start=2):
-            if seconds <= bound:
-                row[place] += 1
+        row[2 + bisect_left(BUCKETS, seconds)] += 1
 
     def upstream_failure(self, server: str) -> None:
-        self.upstream.setdefault(server, [0, 0, *([0] * len(BUCKETS))])[1] += 1
+        (self.upstream.get(server) or self._row(server))[1] += 1
+
+    def _row(self, server: str) -> list[int]:
+        return self.upstream.setdefault(server, [0] * (2 + len(BUCKETS) + 1))

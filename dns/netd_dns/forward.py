@@ -319,7 +319,7 @@ class Attempt:
 
     def close(self) -> None:
         if self._socket is not None:
-            self._flight.loop.forget(self._socket.fileno())
+            self._flight.loop.forget(self._socket.fileno(), closing=True)
             self._socket.close()
             self._socket = None
 

@@ -67,13 +67,18 @@ class Loop:
         self._events[descriptor] = events
         self._ready[descriptor] = callback
 
-    def forget(self, descriptor: int) -> None:
-        """Stop watching; call it before the descriptor is closed."""
+    def forget(self, descriptor: int, *, closing: bool = False) -> None:
+        """Stop watching; call it before the descriptor is closed.
+
+        `closing` leaves the rest to close(2), which takes a descriptor out of an epoll set by itself
+        where no copy of it exists.
+        """
         if self._ready.pop(descriptor, None) is not None:
             del self._events[descriptor]
             self._patient.discard(descriptor)
             self._queue.pop(descriptor, None)
-            self._epoll.unregister(descriptor)
+            if not closing:
+                self._epoll.unregister(descriptor)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call `callback` once, `seconds` from now.

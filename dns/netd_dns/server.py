@@ -225,7 +225,7 @@ class Server:
         else:
             listener = TcpListener(sock, lambda source: self.zone.client(id, source), self.tcp)
         kept.sockets[kind, address] = listener
-        self.upstreams.own.add(address)
+        self.upstreams.listens(address, here=True)
         # While a snapshot is being told, questions wait: half of the truth would answer "no such name".
         if not self._telling:
             self.loop.watch(sock.fileno(), listener.serve)
@@ -239,7 +239,7 @@ class Server:
         kept = self._listeners.pop(id, None)
         if kept is not None:
             for (_, address), listener in kept.sockets.items():
-                self.upstreams.own.discard(address)
+                self.upstreams.listens(address, here=False)
                 self._close(listener)
         self._touched(touched)
 

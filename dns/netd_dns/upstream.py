@@ -62,13 +62,11 @@ def nameservers(resolv_conf: str) -> tuple[str, ...]:
 
 
 class Upstreams:
-    """The host's servers, parsed addresses, and who is being shunned.
-
-    `own` are addresses that this very server listens on: asking them would be asking itself.
-    """
+    """The host's servers, parsed addresses, and who is being shunned."""
 
     def __init__(self, resolv_conf: str = "/etc/resolv.conf") -> None:
-        self.own: set[str] = set()
+        self._own: set[str] = set()
+        self._others: dict[tuple[str, ...], tuple[str, ...]] = {}  # servers, without our own addresses
         self._path = resolv_conf
         self._configured: tuple[str, ...] = ()
         self._host: tuple[str, ...] = ()
@@ -82,14 +80,21 @@ class Upstreams:
         """Use these instead of the host's; empty goes back to the host's. Raises ValueError."""
         self._configured = tuple(parse(server).text for server in servers)
 
+    def listens(self, address: str, *, here: bool) -> None:
+        """We answer at `address`, or no longer do: asking there is asking ourselves."""
+        (self._own.add if here else self._own.discard)(address)
+        self._others.clear()
+
     def choose(self, wanted: tuple[str, ...], now: float) -> tuple[str, ...]:
         """The servers for a question: `wanted`, or else the host's; never ourselves."""
-        looping = self._looping
-        return tuple(
-            server
-            for server in wanted or self._hosts(now)
-            if server.partition("#")[0] not in self.own and not (looping and looping.get(server, 0.0) > now)
-        )
+        wanted = wanted or self._hosts(now)
+        servers = self._others.get(wanted)
+        if servers is None:
+            servers = tuple(server for server in wanted if server.partition("#")[0] not in self._own)
+            self._others[wanted] = servers
+        if self._looping:
+            return tuple(server for server in servers if self._looping.get(server, 0.0) <= now)
+        return servers
 
     def loops(self, server: Server, now: float) -> bool:
         """This server leads back to us. True if that is news."""
@@ -119,6 +124,7 @@ class Upstreams:
         if server is None:
             if len(self._servers) > 1000:
                 self._servers.clear()
+                self._others.clear()
             server = self._servers[text] = parse(text)
         return server
 

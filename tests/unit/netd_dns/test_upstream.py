@@ -80,8 +80,12 @@ def test_what_is_configured_wins_and_what_a_network_wants_wins_over_that(tmp_pat
 
 def test_never_ourselves() -> None:
     upstreams = Upstreams("/nonexistent")
-    upstreams.own |= {"10.0.0.1", "fd00::1"}
+    assert upstreams.choose(("10.0.0.1",), 0.0) == ("10.0.0.1",)
+    for address in ("10.0.0.1", "fd00::1"):
+        upstreams.listens(address, here=True)
     assert upstreams.choose(("10.0.0.1", "192.0.2.1", "fd00::1"), 0.0) == ("192.0.2.1",)
+    upstreams.listens("10.0.0.1", here=False)
+    assert upstreams.choose(("10.0.0.1", "fd00::1"), 0.0) == ("10.0.0.1",)
 
 
 def test_a_server_that_let_us_wait_is_asked_last_for_a_while() -> None:
