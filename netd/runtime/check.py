@@ -31,12 +31,7 @@ def container(spec: ContainerSpec) -> None:
     process(spec.process)
     if not _HOSTNAME.fullmatch(spec.hostname):
         raise Invalid(f"hostname {spec.hostname!r} is not valid: 1 to 64 letters, digits, '-' and '.'")
-    if spec.rootfs != "host":
-        _absolute("rootfs", spec.rootfs)
-        if not Path(spec.rootfs).is_dir():
-            raise Invalid(
-                f"rootfs {spec.rootfs!r} is not a directory; unpack a root file system there, or use host"
-            )
+    _rootfs(spec.rootfs)
     for volume in spec.volumes:
         _volume(volume)
     targets = [_normal(volume.target) for volume in spec.volumes]
@@ -71,6 +66,16 @@ def process(process: Process) -> None:
         if not name or "=" in name:
             raise Invalid(f"environment variable {name!r} is not a name: use NAME=VALUE")
     _absolute("working directory", process.workdir)
+
+
+def _rootfs(path: str) -> None:
+    if path == "host":
+        return
+    _absolute("rootfs", path)
+    if not Path(path).is_dir():
+        raise Invalid(f"rootfs {path!r} is not a directory; unpack a root file system there, or use host")
+    if Path(path).samefile("/"):
+        raise Invalid(f"rootfs {path!r} would show all the host's secrets; use host, which hides them")
 
 
 def _volume(volume: Volume) -> None:

@@ -4,6 +4,9 @@
 renaming a finished file over the old one: a reader sees the old or the new, never a half. Nothing is
 synced to a disk; the run dir dies with the boot, and so do the containers.
 
+Both may have been written by another version of netd than the one that reads them: a new field needs a
+default, and none may change its meaning.
+
 A pid alone says nothing after a while, because numbers are used again: every process is remembered with
 its start time (field 22 of /proc/PID/stat, clock ticks since boot), and believed only where both agree.
 """

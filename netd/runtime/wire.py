@@ -48,6 +48,8 @@ _KINDS = (
     *("stdout", "stderr", "exit", "stdin", "eof", "resize", "signal"),
     *("attach", "run", "wait", "follow", "ready", "running", "error", "failed", "grown", "placed"),
 )
+# A kind's number is its place here. Monitors of an older netd go on speaking with a newer daemon, so kinds
+# are only ever added at the end.
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS, start=1)}
 
 

@@ -126,6 +126,13 @@ def test_volumes(box: Box, tmp_path: Path) -> None:
     assert (tmp_path / "new").read_text() == "x\n"
 
 
+def test_mounts_made_inside_do_not_come_out(box: Box, tmp_path: Path) -> None:
+    script = "mount -t tmpfs none /v && touch /v/inside && ls /v"
+    volumes = (Volume(source=str(tmp_path), target="/v"),)
+    assert box.run(script, volumes=volumes, cap_add=("SYS_ADMIN",)).stdout == "inside\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_read_only_volume_is_so_below_as_well(box: Box, tmp_path: Path) -> None:
     """A mount below the source would stay writable by a plain `ro` bind mount."""
     for name in ("top", "below"):

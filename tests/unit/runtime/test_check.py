@@ -41,6 +41,8 @@ def test_what_is_good_passes(tmp_path: Path) -> None:
         ({"rootfs": "relative"}, "rootfs 'relative' must be an absolute path"),
         ({"rootfs": "/nosuch"}, "rootfs '/nosuch' is not a directory"),
         ({"rootfs": "/etc/passwd"}, "is not a directory"),
+        ({"rootfs": "/"}, "use host, which hides them"),
+        ({"rootfs": "/usr/.."}, "use host, which hides them"),
         ({"volumes": (Volume(source="x", target="/x"),)}, "source 'x' must be an absolute path"),
         ({"volumes": (Volume(source="/etc", target="x"),)}, "target 'x' must be an absolute path"),
         ({"volumes": (Volume(source="/nosuch", target="/x"),)}, "the source does not exist"),
