@@ -183,7 +183,8 @@ class Containers:
             try:
                 return await carry_through(self._make(life, checked, attach), name=f"make {name}")
             except BaseException as error:
-                log.info("container %s is undone: %s", name, str(error) or type(error).__name__)
+                if not isinstance(error, NetdError):  # those are told to the caller, and logged there
+                    log.info("container %s is undone: %r", name, error)
                 undo = self._remove(life) if life.record.state == "running" else self._undo(life)
                 await carry_through(undo, name=f"undo {name}")
                 raise

@@ -32,7 +32,6 @@ HOST_GATEWAY = "host-gateway"
 LEAST_MEMORY = 6 * 1024 * 1024
 """Below this the first process is killed while it is being set up (docker draws the same line)."""
 
-MODES = ("none", "host")
 HOSTNAME = re.compile(r"(?!.{65})[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_-]{1,63})*")
 """RFC 1123 labels, with the underscore that people use; 64 bytes is what the kernel keeps (utsname)."""
 
@@ -293,7 +292,7 @@ def _check_limits(request: Request) -> None:
 
 
 def _networks(attachments: tuple[Attachment, ...]) -> tuple[Mode, tuple[Want, ...]]:
-    special = [each for each in attachments if each.network in MODES]
+    special = [each for each in attachments if each.network in names.NO_NETWORKS]
     if not special:
         return Mode.NETWORKS, tuple(want(each) for each in attachments)
     mode = special[0].network

@@ -17,6 +17,9 @@ from netd.model import Endpoint, Network
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 IFNAME = re.compile(r"[^\s/:]{1,15}")
+NO_NETWORKS = ("none", "host")
+"""What --network takes for no network at all and for the host's own; no network can be called so."""
+
 BRIDGE_PREFIX = "nd-"
 VETH_PREFIX = "ve-"
 ALIAS_PREFIX = "netd:"

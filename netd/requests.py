@@ -50,6 +50,8 @@ def network(
     Raises `Invalid`, `AlreadyExists` (overlap) or `Exhausted` (no subnet left in the pools).
     """
     names.check_name("network", request.name)
+    if request.name in names.NO_NETWORKS:
+        raise Invalid(f"network name {request.name!r} has a meaning of its own: choose another")
     resolved = Network(
         id=id,
         name=request.name,

@@ -47,6 +47,12 @@ def test_what_is_left_out_is_filled_in() -> None:
     assert resolve(NetworkRequest(name="front"), mtu=9000).mtu == 9000
 
 
+@pytest.mark.parametrize("name", ["none", "host"])
+def test_a_name_that_stands_for_no_network_is_refused(name: str) -> None:
+    with pytest.raises(Invalid, match=f"'{name}' has a meaning of its own"):
+        resolve(NetworkRequest(name=name))
+
+
 def test_what_is_given_is_kept() -> None:
     net = resolve(
         NetworkRequest(
