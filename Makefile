@@ -12,12 +12,13 @@ PACKAGES := libnftables1 libseccomp2
 TOOLS := bind9-dnsutils busybox-static conntrack containernetworking-plugins curl iproute2 iptables iputils-ping nftables procps python3 util-linux
 PYTHON_PACKAGES := $(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,python3-venv)
 
-.PHONY: help venv demo test lint unit bench cni-conformance proto lock clean
+.PHONY: help venv demo test lint unit torture bench cni-conformance proto lock clean
 
 help:
 	@echo 'make venv    system packages, .venv, and the command at .venv/bin/netd'
 	@echo 'make demo    the five-minute tour, in namespaces of its own'
 	@echo 'make test    lint, types, import rules and all tests'
+	@echo 'make torture the tests that take long: fuzzing'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make unit    the tests that need no root'
 	@echo 'make bench   netd beside dockerd, one table of figures'
@@ -41,6 +42,9 @@ demo: venv
 
 test: lint
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+torture: venv
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .
