@@ -31,6 +31,11 @@ What the `inet` table promises, in both families:
 - A container may speak to the host, but to no other network's gateway address; one of an internal
   network only to its own gateway, and there only DNS and ICMP.
 
+- VXLAN enters from known peers only, and leaves only from the kernel. A container's own datagrams to the
+  VXLAN port would get the host's address, which the peers trust, by masquerading (CVE-2026-92542), so
+  they are dropped before; and so are those of the host's programs, which are told from the kernel's by
+  having an owner. The kernel's own are not tracked: they are many, and never translated.
+
 A verdict of `accept` ends this table's chain and no other's: a foreign table with a drop policy
 still drops. That is what `netd doctor` looks for.
 
@@ -75,6 +80,12 @@ table inet netd {
     set open4 { type ipv4_addr . inet_proto . inet_service; }
     set open6 { type ipv6_addr . inet_proto . inet_service; }
 
+    # The overlay networks: where VXLAN is spoken, who may, and whose way out is narrower than it looks.
+    set vxlan { type inet_service; }
+    set peers4 { type ipv4_addr; }
+    set peers6 { type ipv6_addr; }
+    set clamped { type ifname; }                   # bridge
+
     # Families whose forwarding netd itself turned on.
     set closed { type nf_proto; }
 }
@@ -99,6 +110,23 @@ table inet netd {
         # the kernel sees to that before any rule does (ip6_rcv_core in net/ipv6/ip6_input.c).
         iif != "lo" ip daddr 127.0.0.0/8 drop
         iif != "lo" ip saddr 127.0.0.0/8 drop
+        udp dport @vxlan jump from_peer
+    }
+
+    chain from_peer {
+        ip saddr @peers4 notrack
+        ip6 saddr @peers6 notrack
+    }
+
+    chain raw_output {
+        type filter hook output priority raw; policy accept;
+        udp dport @vxlan jump to_peer
+    }
+
+    chain to_peer {
+        # Only a program's datagram has an owner; what a tunnel device sends has none in this namespace.
+        meta skuid 0-4294967294 drop
+        notrack
     }
 
     chain prerouting {
@@ -141,9 +169,9 @@ table inet netd {
     chain input {
         type filter hook input priority filter; policy accept;
         iif "lo" accept
-        iifname @bridges jump from_container
         ct state established,related accept
-        # The host answers for any of its addresses on any interface; these are not for the LAN.
+        iifname @bridges jump from_container
+        # The host answers for any of its addresses on any interface; these are for nobody else.
         ip daddr @gateways4 drop
         ip6 daddr @gateways6 drop
     }
@@ -152,13 +180,9 @@ table inet netd {
         # Neighbour discovery is never in conntrack, and nothing works without it. (Listener reports are
         # for the bridge, which sees them before any of this.)
         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-        ct state established,related accept
         iifname . ip daddr @gateway4 goto own_gateway
         iifname . ip6 daddr @gateway6 goto own_gateway
-        ip daddr @gateways4 drop
-        ip6 daddr @gateways6 drop
         iifname @internal drop
-        accept
     }
 
     chain own_gateway {
@@ -170,9 +194,16 @@ table inet netd {
 
     chain forward {
         type filter hook forward priority filter; policy accept;
+        # An overlay's frames are smaller than its neighbours' and nothing on the way says so reliably.
+        tcp flags & (fin | syn | rst) == syn jump clamp
         oifname @bridges goto to_container
         iifname @bridges goto to_outside
         meta nfproto @closed goto transit
+    }
+
+    chain clamp {
+        iifname @clamped tcp option maxseg size set rt mtu
+        oifname @clamped tcp option maxseg size set rt mtu
     }
 
     chain to_container {
@@ -189,10 +220,10 @@ table inet netd {
     }
 
     chain to_outside {
+        udp dport @vxlan drop
         iifname @internal drop
         # What conntrack cannot place is not translated, and would leave with a container's address.
         iifname @nat ct state invalid drop
-        accept
     }
 
     # netd needs the host to forward. Where it had to turn that on itself, the host must not become

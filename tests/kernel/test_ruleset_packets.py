@@ -17,6 +17,7 @@ from scapy.packet import Packet
 
 from netd import firewall
 from netd.model import GatewayMode
+from netd.objects import Element
 from tests.kernel.packetlab import CLIENT4, CLIENT6, FAR4, FAR6, HOST4, HOST6, Lab, Target, tcp, udp
 
 pytestmark = pytest.mark.root
@@ -57,6 +58,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         lab.container("sly", quiet)
         lab.container("in1", inner)
         lab.container("in2", inner)
+        mute = lab.network("mute", "10.89.6.0/24", icc=False, gateway_mode=GatewayMode.ROUTED)
+        lab.container("m1", mute, ports=[tcp(8087, 80), udp(8087, 80)])
+        lab.container("m2", mute)
         lab.container("own", routed, ports=[tcp(8084, 80), udp(8084, 80), tcp(8085, 81, ip_address(HOST4))])
         yield lab
 
@@ -260,6 +264,14 @@ def test_without_icc_neighbours_are_apart(lab: Lab, family: int) -> None:
     expect(lab, "sly", dict.fromkeys(closed))
 
 
+def test_without_icc_not_even_an_open_port_is_reached_through_the_host(lab: Lab) -> None:
+    """In routed mode a published port is open at the container's own address, but not for its neighbours."""
+    address = lab.ip("m1", 4)
+    lab.route("m2", address)
+    expect(lab, "m2", dict.fromkeys(both(address, 80)))
+    expect(lab, "client", dict.fromkeys(both(address, 80), f"m1 {CLIENT4}"))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_icc_a_published_port_is_left_to_the_relay(lab: Lab, family: int) -> None:
     """For neighbours and the container itself; everybody else is translated."""
@@ -288,6 +300,15 @@ def test_an_internal_network_has_its_gateway_and_nothing_else(lab: Lab, family: 
             **dict.fromkeys([*both(CLIENT[family], 80), ("icmp", CLIENT[family], 0)]),
         },
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_leads_into_an_internal_network(lab: Lab, family: int) -> None:
+    """Not even a translation, which netd itself does not make but another program may."""
+    target = (ip_address(lab.ip("in1", family)), 80)
+    with lab.holding(Element("inet", f"any{family}", ("tcp", 8099), target)):
+        for source in ("client", "api"):
+            expect(lab, source, {("tcp", HOST[family], 8099): None})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
