@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from netd import dns_process, names
 from netd.dns_process import Answer, ControlSocket, Link, Listen
-from netd.errors import Unavailable
+from netd.errors import NetdError, Unavailable
 from netd.model import Endpoint, Network, Sandbox
 from netd.settings import Settings
 from netd.tasks import spawn
@@ -68,6 +68,8 @@ class DnsFeed:
         self._sandboxes: dict[str, tuple[Sandbox, tuple[Endpoint, ...]]] = {}
         self._code = dns_process.code_version()
         self._link: Link | None = None
+        self._without: set[str] = set()
+        """Networks whose ports somebody else has, as far as that was logged."""
         self._supervising = False
         self._watching: asyncio.Task[None] | None = None
         self._restarting: asyncio.Task[None] | None = None
@@ -79,18 +81,18 @@ class DnsFeed:
     ) -> None:
         """Adopt the server that is running, or start one, and give it the whole truth.
 
-        Raises `AlreadyExists` where another program has port 53 of a gateway, and `Unavailable` where
-        no server can be started.
+        Where another program has port 53 of a gateway, that network is without names until the port is
+        free, which is tried again and again: it is no reason for a daemon not to start. Raises
+        `Unavailable` where no server can be started.
         """
         _raise_descriptor_limit()
         self._networks = {network.id: network for network in networks}
         self._sandboxes = {sandbox.id: (sandbox, tuple(endpoints)) for sandbox, endpoints in sandboxes}
         old = await self._find()
         for network in networks:
-            self._sockets.setdefault(network.id, {})
-            if set(self._sockets[network.id]) != set(dns_process.listens(network)):
+            if set(self._sockets.get(network.id, {})) != set(dns_process.listens(network)):
                 self._drop_sockets(network.id)
-                self._sockets[network.id] = dns_process.open_sockets(network)
+                self._open(network)
         if old is None or self._link is None:
             await self._begin()
             if old is not None:
@@ -221,12 +223,31 @@ class DnsFeed:
                 wait = min(wait * 2, RETRY_MOST)
 
     async def _watch(self) -> None:
-        """A server that hangs is worse than one that is dead: its clients wait. Find out."""
+        """A server that hangs is worse than one that is dead: its clients wait. Find out.
+
+        Also try again to listen where a port was taken.
+        """
         while True:
             await asyncio.sleep(PING_EVERY)
-            if self._link is not None:
-                with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Unavailable):
+                for network in [net for net in self._networks.values() if net.id not in self._sockets]:
+                    if self._open(network):
+                        log.info("network %s has names again", network.name)
+                        await self._tell(*self._network(network))
+                if self._link is not None:
                     await self._link.call({"op": "ping"})
+
+    def _open(self, network: Network) -> bool:
+        """Listen on a network's gateways if that is possible."""
+        try:
+            self._sockets[network.id] = dns_process.open_sockets(network)
+        except NetdError as error:
+            if network.id not in self._without:
+                log.error("%s; its containers have no names meanwhile", error)
+            self._without.add(network.id)
+            return False
+        self._without.discard(network.id)
+        return True
 
     # --- what it is told ----------------------------------------------------------------------------
 
@@ -242,7 +263,7 @@ class DnsFeed:
             log.warning("the DNS server went away during a change (%s); its successor will know", error)
 
     def _network(self, network: Network) -> tuple[Message, list[int]]:
-        sockets = self._sockets[network.id]
+        sockets = self._sockets.get(network.id, {})
         message: Message = {
             "op": "network",
             "id": network.id,

@@ -17,7 +17,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from netd import dns_process
+from netd import dns_feed, dns_process
 from netd.dns_feed import describe
 from netd.errors import AlreadyExists, Unavailable
 from netd.model import Network, Proto
@@ -126,6 +126,31 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_left(tmp_path: Path)
                 await feed.network_added(FRONT)
             assert len(list(Path("/proc/self/fd").iterdir())) == before
         await feed.network_added(FRONT)
+
+
+async def test_a_port_that_is_taken_does_not_keep_the_daemon_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dns_feed, "PING_EVERY", 0.05)
+    web, db = sandbox("web", (FRONT, 2)), sandbox("db", (BACK, 2))
+    async with feeding(tmp_path, FRONT, BACK) as feed:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("10.99.1.1", 53))
+            await feed.start([FRONT, BACK], [web, db])
+            assert (await ask("db", "10.99.2.1")).answer
+            tried = 0
+            real = dns_process.open_sockets
+
+            def counted(net: Network) -> dict[dns_process.Listen, socket.socket]:
+                nonlocal tried
+                tried += 1
+                return real(net)
+
+            monkeypatch.setattr(dns_process, "open_sockets", counted)
+            await eventually("it is tried again and again", lambda: tried > 2)
+        await eventually("the port is taken over", lambda: FRONT.id in feed._sockets)
+        assert (await ask("web", "fd99:1::1")).answer
+        assert caplog.text.count("port 53 of its gateway 10.99.1.1 is taken") == 1
 
 
 async def test_a_server_that_dies_is_back_with_all_names_within_200_ms(tmp_path: Path) -> None:

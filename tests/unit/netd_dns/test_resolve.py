@@ -10,7 +10,7 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd_dns import resolve, wire
@@ -253,3 +253,27 @@ def test_any_name_of_any_type_gets_one_readable_answer(labels: list[bytes], qtyp
         desk.outside.asked and (single or who == "hermit" or (labels or [b""])[-1].lower() == b"front")
     )
     assert resolve.TTL <= 5
+
+
+@given(st.binary(max_size=300), st.sampled_from(["web", "api", "hermit", "dave", None]))
+def test_any_bytes_get_one_answer_or_silence(data: bytes, who: str | None) -> None:
+    answer = Desk().raw(data, who)
+    assert not answer or (answer[:2] == data[:2] and answer[2] & 0x80 and len(answer) <= max(len(data), 512))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=6),
+    st.sampled_from(
+        ["web", "www.front", "_5432._tcp.backend", "x.app", "2.0.0.10.in-addr.arpa", "example.com"]
+    ),
+    st.booleans(),
+)
+def test_mutated_questions(changes: list[tuple[int, int]], name: str, edns: bool) -> None:
+    desk = Desk()
+    data = bytearray(dns.message.make_query(name, "A", use_edns=0 if edns else -1, id=1).to_wire())
+    for at, value in changes:
+        data[at % len(data)] = value
+    for _ in range(2):  # the second may be served by a finished answer
+        answer = desk.raw(bytes(data), "api")
+        assert not answer or (answer[:2] == data[:2] and answer[2] & 0x80)
