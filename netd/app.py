@@ -61,7 +61,8 @@ class Signals:
         self._stop = asyncio.Event()
         self._starting = asyncio.current_task()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._received, number)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) asks for
+                asyncio.get_running_loop().add_signal_handler(number, self._received, number)
 
     def _received(self, number: int) -> None:
         log.info("stopping: %s", signal.Signals(number).name)

@@ -174,7 +174,9 @@ class NetdServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Everything that happens from now on; ends when the client goes or the daemon stops.
+        """Everything that happens from now on; ends when the client goes or the daemon stops. The server's
+        headers say that it has begun. The last event is "daemon" "stop", or "daemon" "lagging" for a client
+        that left too much unread and is dropped: it has to list what there is and watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

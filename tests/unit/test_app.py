@@ -176,6 +176,20 @@ def test_a_signal_while_starting_unwinds_the_start(tmp_path: Path) -> None:
 
 
 @root
+def test_a_hangup_that_nohup_ignores_ends_nothing(tmp_path: Path) -> None:
+    async def story(it: House) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            async with it.daemon() as stub:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert (await stub.Version(pb.VersionRequest())).api == "v1"
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+    run(tmp_path, story)
+
+
+@root
 def test_a_start_that_fails_unwinds_and_says_why(tmp_path: Path) -> None:
     async def story(it: House) -> None:
         it.settings.state.mkdir(mode=0o700)
