@@ -209,7 +209,16 @@ def everything_of(host: Host) -> tuple[object, ...]:
         view.endpoints,
         host.feed.names,
         host.feed.networks,
+        [host.engine._addresses.capacity(network) for network in view.networks.values()],
     )
+
+
+async def assert_remembered(host: Host) -> None:
+    """The store holds what the view shows, and nothing is under way."""
+    loaded, view = await host.store.load(), host.engine.view
+    assert (loaded.networks, loaded.sandboxes) == (view.networks, view.sandboxes)
+    assert loaded.endpoints == view.endpoints
+    assert loaded.intents == {}
 
 
 async def remove_all(host: Host) -> None:
@@ -248,7 +257,7 @@ def test_dying_at_any_step(name: str, memory: Path) -> None:
             fuse.left = 0
             await host.start()
         host.assert_as_wanted()
-        assert (await host.store.load()).intents == {}
+        await assert_remembered(host)
         with suppress(*CONFLICTS):
             await CASES[name].request(host)
         host.assert_as_wanted()
@@ -283,7 +292,7 @@ def test_failing_at_any_step(name: str, memory: Path) -> None:
         burnt, fuse.left = fuse.burnt, 0
         if failed and not removing:
             assert everything_of(host) == before
-            assert (await host.store.load()).intents == {}
+            await assert_remembered(host)
         if failed:
             await CASES[name].request(host)
         host.assert_as_wanted()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,9 @@ FRONT = NetworkRequest(name="front", ipv6=True)
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop as it is, with shorter pauses."""
-    for name, seconds in (("DEBOUNCE", 0.001), ("QUIET", 0.01), ("STEP", 0.005), ("FIRST_RETRY", 0.02)):
+    for name, seconds in (("DEBOUNCE", 0.001), ("QUIET", 0.01), ("STEP", 0.005), ("PATIENCE", 0.02)):
         monkeypatch.setattr(reconcile, name, seconds)
+    monkeypatch.setattr(reconcile, "FIRST_RETRY", 0.02)
 
 
 async def furnished(host: Host) -> None:
@@ -208,20 +210,35 @@ def test_an_interface_in_the_way_is_named_and_left_alone(tmp_path: Path) -> None
     asyncio.run(story())
 
 
-def test_repairs_and_changes_do_not_take_each_other_for_damage(tmp_path: Path) -> None:
+def test_repairs_and_changes_do_not_take_each_other_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def story() -> None:
         async with running(tmp_path) as host:
             await furnished(host)
+            observe, looks = host.kernel.observe, 0
+
+            async def slowly(sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
+                nonlocal looks
+                looks += 1
+                found = await observe(sysctls)
+                await asyncio.sleep(0.01)  # what was seen grows old before it is used
+                return found
+
+            monkeypatch.setattr(host.kernel, "observe", slowly)
 
             async def churn(number: int) -> None:
-                for turn in range(6):
+                turn = 0
+                while looks < 4:
+                    turn += 1
                     sandbox = await host.sandbox(f"c{number}-{turn}", port(20000 + number))
                     await host.engine.attach(sandbox, [Want(network="front")])
                     host.kernel.drift(Drift("nft"))
                     await asyncio.sleep(0.002)
                     await host.engine.detach(sandbox.id)
 
-            await asyncio.gather(*(churn(number) for number in range(8)))
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(churn(number) for number in range(8)))
             await at_rest(host)
             assert [event for event in host.events() if event.startswith("repair")] == []
             host.assert_as_wanted()
