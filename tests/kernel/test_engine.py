@@ -172,3 +172,29 @@ async def test_damage_is_repaired_while_it_runs(tmp_path: Path, sh: Shell) -> No
         await one.engine.detach(sandbox.id)
         await one.kernel.netns_delete(sandbox.netns)
         await one.engine.remove_network("front")
+
+
+async def test_the_hosts_own_switches_come_back_as_they_were(tmp_path: Path, sh: Shell) -> None:
+    """Forwarding drops learned default routes and softens `accept_redirects`: not with netd."""
+    sh("ip link add lan0 type veth peer lan1; ip link set lan0 up; ip link set lan1 up")
+    sh("ip addr add 2001:db8::2/64 dev lan0; sysctl -qw net.ipv6.conf.lan0.accept_ra=1")
+    sh("sysctl -qw net.ipv4.conf.all.accept_redirects=0")
+    names = "net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv4.conf.all.accept_redirects"
+    names += " net.ipv6.conf.lan0.accept_ra net.ipv6.conf.lan1.accept_ra"
+
+    def values() -> list[str]:
+        return sh(f"sysctl -n {names}").split()
+
+    sh("sysctl -qw net.ipv6.conf.lan1.accept_ra=0")
+    before = values()
+    async with daemon(tmp_path) as one:
+        await one.engine.create_network(NetworkRequest(name="four"))
+        await one.engine.create_network(NetworkRequest(name="six", ipv6=True))
+        assert values() == ["1", "1", "0", "2", "0"]
+        assert sh("nft list set inet netd closed").count("ipv") >= 2
+        await one.engine.remove_network("six")
+        assert values() == ["1", "0", "0", "1", "0"]
+    async with daemon(tmp_path) as two:
+        await two.engine.remove_network("four")
+        assert values() == before == ["0", "0", "0", "1", "0"]
+    sh("ip link del lan0; sysctl -qw net.ipv4.conf.all.accept_redirects=1")
