@@ -15,12 +15,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
 
 from netd.cni import spec
 from netd.cni.spec import CniError
+from netd.model import IPAddress, IPNetwork
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -281,3 +283,19 @@ def _defining(config: Config) -> str:
         if field.name in DEFINING and getattr(config, field.name) != getattr(defaults, field.name):
             return field.encode_name
     return "ipam.ranges" if config.ipam.own and config.ipam.all_ranges() else ""
+
+
+def subnet_of(text: str) -> IPNetwork:
+    """A subnet as it was written, host bits or not. Raises `CniError` with code 7."""
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise CniError(spec.INVALID_CONFIG, f"{text!r} is not a subnet: write it like 10.1.0.0/16") from None
+
+
+def address_of(what: str, text: str) -> IPAddress:
+    """An address as it was written. Raises `CniError` with code 7, naming what it is."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise CniError(spec.INVALID_CONFIG, f"{what} {text!r} is not an address") from None

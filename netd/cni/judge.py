@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_interface
 
 from netd.cni import spec
-from netd.cni.config import Config
+from netd.cni.config import Config, address_of, subnet_of
 from netd.cni.results import Result
 from netd.cni.spec import Call, CniError
 from netd.ipam import usable
@@ -64,8 +64,8 @@ def _spans(config: Config, network: Network) -> Iterator[tuple[int, int, int]]:
             yield first, last, subnet.family
     elif config.ipam.type == "host-local":
         for each in config.ipam.all_ranges():
-            cidr = ip_network(each.subnet, strict=False)
+            cidr = subnet_of(each.subnet)
             first, last = usable(cidr)
-            first = int(ip_address(each.range_start)) if each.range_start else first
-            last = int(ip_address(each.range_end)) if each.range_end else last
+            first = int(address_of("rangeStart", each.range_start)) if each.range_start else first
+            last = int(address_of("rangeEnd", each.range_end)) if each.range_end else last
             yield first, last, cidr.version

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from netd import names
@@ -108,7 +108,9 @@ def _oldest(result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for ip in result.ips:
         family = ip_interface(ip["address"]).version
-        routes = [route for route in result.routes if ip_network(route["dst"]).version == family]
+        routes = [
+            route for route in result.routes if ip_network(route["dst"], strict=False).version == family
+        ]
         entry = {"ip": ip["address"], "gateway": ip.get("gateway"), "routes": routes}
         found.setdefault(f"ip{family}", {key: value for key, value in entry.items() if value})
     return {**found, "dns": dict(result.dns)}
@@ -122,32 +124,35 @@ def parse(found: Mapping[str, Any]) -> Result:
     try:
         if "ip4" in found or "ip6" in found:
             return _parse_oldest(found)
-        result = Result(
+        return Result(
             interfaces=tuple(dict(each) for each in found.get("interfaces") or ()),
-            ips=tuple(_plain(each) for each in found.get("ips") or ()),
-            routes=tuple(dict(each) for each in found.get("routes") or ()),
+            ips=tuple(_checked_address(each) for each in found.get("ips") or ()),
+            routes=tuple(_checked_route(each) for each in found.get("routes") or ()),
             dns=dict(found.get("dns") or {}),
         )
-        for route in result.routes:
-            ip_network(route["dst"])
-        return result
     except (TypeError, ValueError, KeyError) as error:
         raise CniError(spec.INVALID_CONFIG, f"this is no result of a CNI plugin: {error!r}") from error
 
 
-def _plain(item: Item) -> Item:
+def _checked_address(item: Item) -> Item:
     ip_interface(item["address"])
+    if item.get("gateway"):
+        ip_address(item["gateway"])
     return {key: value for key, value in item.items() if key != "version" and value is not None}
+
+
+def _checked_route(item: Item) -> Item:
+    ip_network(item["dst"], strict=False)
+    if item.get("gw"):
+        ip_address(item["gw"])
+    return dict(item)
 
 
 def _parse_oldest(found: Mapping[str, Any]) -> Result:
     result = Result(dns=dict(found.get("dns") or {}))
     for key in ("ip4", "ip6"):
         if entry := found.get(key):
-            ip_interface(entry["ip"])
-            address = {"address": entry["ip"]}
-            if entry.get("gateway"):
-                address["gateway"] = entry["gateway"]
-            routes = tuple(dict(each) for each in entry.get("routes") or ())
+            address = _checked_address({"address": entry["ip"], "gateway": entry.get("gateway") or None})
+            routes = tuple(_checked_route(each) for each in entry.get("routes") or ())
             result = replace(result, ips=(*result.ips, address), routes=(*result.routes, *routes))
     return result

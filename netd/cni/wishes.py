@@ -8,14 +8,14 @@ network of that name that somebody made by hand is not mistaken for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_interface, ip_network, summarize_address_range
+from ipaddress import ip_interface, summarize_address_range
 from typing import Any
 
 import msgspec
 
 from netd import names
 from netd.cni import spec
-from netd.cni.config import Config, Range, Route
+from netd.cni.config import Config, Range, Route, address_of, subnet_of
 from netd.cni.results import Result
 from netd.cni.spec import Call, CniError
 from netd.model import (
@@ -83,9 +83,9 @@ def _ranges(config: Config) -> list[Range]:
     found += config.ipam.all_ranges()
     gateways = [config.gateway] if isinstance(config.gateway, str) else config.gateway
     for gateway in filter(None, gateways):
-        address = _address("gateway", gateway)
+        address = address_of("gateway", gateway)
         for index, each in enumerate(found):
-            if address in _subnet(each.subnet):
+            if address in subnet_of(each.subnet):
                 found[index] = msgspec.structs.replace(each, gateway=gateway)
                 break
         else:
@@ -98,10 +98,10 @@ def _ranges(config: Config) -> list[Range]:
 def _own(ranges: Sequence[Range]) -> tuple[list[IPNetwork], list[IPAddress], list[IPNetwork]]:
     subnets, gateways, narrowed = [], [], []
     for each in ranges:
-        subnet = _subnet(each.subnet)
+        subnet = subnet_of(each.subnet)
         subnets.append(subnet)
         if each.gateway:
-            gateways.append(_address("gateway", each.gateway))
+            gateways.append(address_of("gateway", each.gateway))
         if each.range_start or each.range_end:
             narrowed.append(_narrowed(each, subnet))
     return subnets, gateways, narrowed
@@ -109,8 +109,8 @@ def _own(ranges: Sequence[Range]) -> tuple[list[IPNetwork], list[IPAddress], lis
 
 def _narrowed(each: Range, subnet: IPNetwork) -> IPNetwork:
     """A range as one prefix; netd hands out prefixes, not any run of addresses."""
-    first: Any = _address("rangeStart", each.range_start) if each.range_start else subnet.network_address
-    last: Any = _address("rangeEnd", each.range_end) if each.range_end else subnet.broadcast_address
+    first: Any = address_of("rangeStart", each.range_start) if each.range_start else subnet.network_address
+    last: Any = address_of("rangeEnd", each.range_end) if each.range_end else subnet.broadcast_address
     try:
         blocks: list[IPNetwork] = list(summarize_address_range(first, last))
     except (TypeError, ValueError) as error:  # of two families, or the wrong way round
@@ -134,16 +134,16 @@ def _foreign(
     for ip in given.ips if given else ():
         subnets.append(ip_interface(ip["address"]).network)
         if ip.get("gateway"):
-            gateways.append(ip_address(ip["gateway"]))
+            gateways.append(address_of("gateway", ip["gateway"]))
     if config.ipam.type == "host-local":
         for each in (
             *config.ipam.all_ranges(),
             *(each for many in config.runtime_config.ip_ranges for each in many),
         ):
-            if (subnet := _subnet(each.subnet)) not in subnets:
+            if (subnet := subnet_of(each.subnet)) not in subnets:
                 subnets.append(subnet)
                 if each.gateway:
-                    gateways.append(_address("gateway", each.gateway))
+                    gateways.append(address_of("gateway", each.gateway))
     return subnets, [gateway for gateway in gateways if any(gateway in subnet for subnet in subnets)], []
 
 
@@ -194,12 +194,12 @@ def _split(routes: Sequence[Route], network: Network) -> tuple[bool, list[Static
     """Whether a default route is asked for, and the others, by the network's gateway unless they say."""
     default, static = False, []
     for route in routes:
-        destination = _subnet(route.dst)
+        destination = subnet_of(route.dst)
         if destination.prefixlen == 0:
             default = True
             continue
         gateways = network.gateways(destination.version)
-        via = _address("gw", route.gw) if route.gw else gateways[0] if gateways else None
+        via = address_of("gw", route.gw) if route.gw else gateways[0] if gateways else None
         if via is None:
             raise CniError(
                 spec.INVALID_CONFIG,
@@ -223,7 +223,7 @@ def sandbox(config: Config, call: Call, netns: Netns) -> Sandbox:
     pairs = (
         given if isinstance(given, dict) else {each.get("key", ""): each.get("value", "") for each in given}
     )
-    servers = [_address("dns", text) for text in config.runtime_config.dns.servers]
+    servers = [address_of("dns", text) for text in config.runtime_config.dns.servers]
     return Sandbox(
         id=call.sandbox,
         name=name(call),
@@ -262,23 +262,9 @@ def _ports(config: Config) -> list[PortMapping]:
         found.append(
             PortMapping(
                 proto=proto,
-                host_ip=_address("hostIP", port.host_ip) if port.host_ip else None,
+                host_ip=address_of("hostIP", port.host_ip) if port.host_ip else None,
                 host_port=port.host_port,
                 container_port=port.container_port,
             )
         )
     return found
-
-
-def _subnet(text: str) -> IPNetwork:
-    try:
-        return ip_network(text, strict=False)
-    except ValueError:
-        raise CniError(spec.INVALID_CONFIG, f"{text!r} is not a subnet: write it like 10.1.0.0/16") from None
-
-
-def _address(what: str, text: str) -> IPAddress:
-    try:
-        return ip_address(text)
-    except ValueError:
-        raise CniError(spec.INVALID_CONFIG, f"{what} {text!r} is not an address") from None

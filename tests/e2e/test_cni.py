@@ -196,6 +196,39 @@ def test_a_port_is_published_to_the_lan_and_to_loopback(runtime: Runtime) -> Non
     assert not _fetch(runtime, f"http://{HOST[0]}:8088/")
 
 
+def test_pods_know_each_other_by_name(runtime: Runtime) -> None:
+    runtime.install()
+    config = {"cniVersion": "1.0.0", "name": "pods", "type": "netd", "subnets": ["10.70.0.0/24"]}
+    for pod, args in (("one", "K8S_POD_NAME=web;K8S_POD_NAMESPACE=prod"), ("two", "")):
+        runtime.pod(pod)
+        runtime_config = {"aliases": ["www"]} if pod == "one" else {}
+        config_of = {**config, "runtimeConfig": runtime_config}
+        result = json.loads(succeeded(runtime.plugin("ADD", pod, config_of, CNI_ARGS=args)))
+        assert result["dns"] == {"nameservers": ["10.70.0.1"]}
+    for name in ("web.prod", "www"):
+        ask = ["ip", "netns", "exec", "two", "busybox", "nslookup", "-type=a", name, "10.70.0.1"]
+        assert "10.70.0.2" in runtime.host.output(*ask)
+    for pod in ("one", "two"):
+        succeeded(runtime.plugin("DEL", pod, config))
+
+
+def test_attachments_survive_a_restart(runtime: Runtime) -> None:
+    runtime.install()
+    runtime.pod("one")
+    ports = {"runtimeConfig": {"portMappings": [{"hostPort": 8088, "containerPort": 80, "protocol": "tcp"}]}}
+    config = {"cniVersion": "1.1.0", "name": "pods", "type": "netd", **ports}
+    result = json.loads(succeeded(runtime.plugin("ADD", "one", config)))
+    before = runtime.endpoints()
+    runtime.host.kill()
+    runtime.host.start()
+    assert runtime.endpoints() == before
+    succeeded(runtime.plugin("CHECK", "one", {**config, "prevResult": result}))
+    done = runtime.plugin("ADD", "one", config)
+    assert json.loads(done.stdout)["code"] == 102
+    succeeded(runtime.plugin("DEL", "one", config))
+    assert runtime.endpoints() == []
+
+
 def test_a_vanished_namespace_is_let_go_without_being_told(runtime: Runtime) -> None:
     runtime.install()
     runtime.pod("one")

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from netd.cni import config
+from netd.cni import config, results, spec, wishes
 from netd.cni.spec import CniError
+from netd.model import Netns
+from tests.unit.cni.test_results import NETWORK
 
 BASE = {"cniVersion": "1.0.0", "name": "front", "type": "netd"}
 
@@ -164,3 +169,107 @@ def test_valid_attachments_may_be_absent_or_empty() -> None:
     entries = [{"containerID": "a", "ifname": "eth0"}]
     [found] = parse("GC", **versioned, **{"cni.dev/valid-attachments": entries}).valid_attachments or []
     assert (found.container_id, found.ifname) == ("a", "eth0")
+
+
+ADDRESSES = ("10.1.0.5", "10.1.0.5/16", "10.1.0.9", "fd00:1::5", "ff02::1", "255.255.255.255", "fe80::1%eth0")
+SUBNETS = ("10.1.0.0/16", "fd00:1::/64", "::/0", "0.0.0.0/0", "10.1.0.0/99", "10.1.0.0/255.255.0.0")
+TEXT = st.sampled_from(["", "x", "1", " 10.1.0.1", "é", *ADDRESSES, *SUBNETS])
+NUMBER = st.sampled_from([0, 1, -1, 80, 65535, 65536, 1 << 70])
+TEXTS = st.lists(TEXT, max_size=3)
+RANGE = st.fixed_dictionaries(
+    {"subnet": TEXT}, optional={"rangeStart": TEXT, "rangeEnd": TEXT, "gateway": TEXT}
+)
+RANGES = st.lists(st.lists(RANGE, max_size=2), max_size=2)
+ROUTES = st.lists(st.fixed_dictionaries({"dst": TEXT}, optional={"gw": TEXT}), max_size=2)
+PORT = st.fixed_dictionaries(
+    {"hostPort": NUMBER, "containerPort": NUMBER},
+    optional={"protocol": st.sampled_from(["tcp", "UDP", "sctp", ""]), "hostIP": TEXT},
+)
+KEYS = st.fixed_dictionaries(
+    {},
+    optional={
+        "subnets": st.lists(TEXT | RANGE, max_size=2),
+        "ranges": RANGES,
+        "gateway": TEXT | TEXTS,
+        "routes": ROUTES,
+        "mtu": NUMBER,
+        "aliases": TEXTS,
+        "ipam": st.fixed_dictionaries(
+            {},
+            optional={
+                "type": st.sampled_from(["", "netd", "host-local"]),
+                "ranges": RANGES,
+                "routes": ROUTES,
+            },
+        ),
+        "args": st.fixed_dictionaries(
+            {"cni": st.fixed_dictionaries({}, optional={"ips": TEXTS, "mac": TEXT, "labels": st.just([{}])})}
+        ),
+        "runtimeConfig": st.fixed_dictionaries(
+            {},
+            optional={
+                "portMappings": st.lists(PORT, max_size=2),
+                "ips": TEXTS,
+                "ipRanges": RANGES,
+                "dns": st.fixed_dictionaries({"servers": TEXTS}),
+                "aliases": TEXTS | st.dictionaries(TEXT, TEXTS, max_size=1),
+            },
+        ),
+    },
+)
+
+
+def attempt(work: Callable[[], object]) -> CniError | None:
+    """The refusal that something ends with; anything else that is raised is a defect."""
+    try:
+        work()
+    except CniError as error:
+        return error
+    return None
+
+
+@settings(max_examples=500, deadline=None)
+@given(KEYS)
+def test_whatever_the_values_are_they_are_understood_or_refused(keys: dict[str, Any]) -> None:
+    """What is read makes a request, a place and an owner."""
+    call = spec.Call(command="ADD", container="pod1", ifname="eth0", netns="/x")
+    netns = Netns(label="x", path="/x", device=1, inode=2)
+    text = json.dumps({**BASE, **keys}).encode()
+    for use in (
+        lambda found: wishes.network_request(found, None),
+        lambda found: wishes.want(found, call, NETWORK, None),
+        lambda found: wishes.sandbox(found, call, netns),
+    ):
+        error = attempt(lambda use=use: use(config.parse(text, "ADD")))
+        assert error is None or (error.cni in (2, 7) and str(error))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "interfaces": st.lists(st.fixed_dictionaries({"name": TEXT}), max_size=2),
+            "ips": st.lists(
+                st.fixed_dictionaries({"address": TEXT}, optional={"gateway": TEXT, "interface": NUMBER}),
+                max_size=2,
+            ),
+            "routes": ROUTES,
+            "dns": st.fixed_dictionaries({}, optional={"nameservers": TEXTS}),
+            "ip4": st.fixed_dictionaries({"ip": TEXT}, optional={"gateway": TEXT, "routes": ROUTES}),
+        },
+    )
+)
+def test_whatever_another_plugin_answers_it_is_understood_or_refused(found: dict[str, Any]) -> None:
+    call = spec.Call(command="ADD", container="pod1", ifname="eth0", netns="/x")
+    foreign = config.parse(json.dumps({**BASE, "ipam": {"type": "static"}}).encode(), "ADD")
+
+    def use() -> None:
+        result = results.parse(found)
+        for version in spec.VERSIONS:
+            results.render(result, version)
+        wishes.network_request(foreign, result)
+        wishes.want(foreign, call, NETWORK, result)
+
+    error = attempt(use)
+    assert error is None or error.cni == 7
