@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from netd.errors import AlreadyExists, InUse, Invalid, KernelError, NotFound, Unavailable
+from netd.errors import AlreadyExists, Corrupt, InUse, Invalid, KernelError, NotFound, Unavailable
 from netd.kernel.ports import Uplink
 from netd.model import Network, NetworkRequest, Proto, Want
 from netd.names import bridge_name
@@ -540,5 +540,25 @@ def test_a_restart_with_nothing_changed_writes_nothing(tmp_path: Path) -> None:
             assert host.kernel.writes == writes
             with pytest.raises(AlreadyExists, match="18080/tcp is already published by 'c0'"):
                 await host.engine.publish("id-c1", [port(18080)])
+
+    asyncio.run(story())
+
+
+def test_a_damaged_store_stops_the_start_and_nothing_else(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await host.engine.create_network(FRONT)
+            await host.engine.close()
+            before, path = host.kernel.render(), host.store.paths["definitions"]
+            content = path.read_bytes()
+            path.write_bytes(b"rubbish" * 1000)
+            with pytest.raises(Corrupt, match=r"netd\.db is damaged"):
+                await host.start()
+            await host.engine.close()
+            assert host.kernel.render() == before
+            assert path.read_bytes() == b"rubbish" * 1000
+            path.write_bytes(content)
+            await host.start()
+            assert host.kernel.render() == before
 
     asyncio.run(story())
