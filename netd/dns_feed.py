@@ -165,9 +165,9 @@ class DnsFeed:
         try:
             hello, descriptors = await link.call_for_descriptors({"op": "hello"})
             self._control.hold(descriptors[0])
-            for id in hello["networks"]:
-                answer, descriptors = await link.call_for_descriptors({"op": "sockets", "id": id})
-                self._sockets[id] = dict(dns_process.adopt_sockets(answer["listen"], descriptors))
+            pending = [link.request({"op": "sockets", "place": n}) for n in range(hello["networks"])]
+            for answer, descriptors in await self._told(link, pending):
+                self._sockets[answer["id"]] = dict(dns_process.adopt_sockets(answer["listen"], descriptors))
         except Unavailable as error:
             log.warning(
                 "the DNS server found at %s is of no use (%s): replacing it", self._control.path, error
@@ -191,11 +191,11 @@ class DnsFeed:
     def _tell_everything(self, link: Link) -> list[Answer]:
         return [link.request(message, descriptors) for message, descriptors in self._snapshot()]
 
-    async def _told(self, link: Link, pending: list[Answer]) -> None:
+    async def _told(self, link: Link, pending: list[Answer]) -> list[tuple[Message, list[int]]]:
+        """The answers to requests that are on their way. Raises `Unavailable` when they do not come."""
         try:
             async with asyncio.timeout(dns_process.ANSWER_TIME + len(pending) * 0.01):
-                for future in pending:
-                    await future
+                return [await future for future in pending]
         except TimeoutError as error:
             link.close()
             raise Unavailable("the DNS server does not answer") from error

@@ -12,8 +12,10 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 
 from netd_dns import control, wire
@@ -22,7 +24,7 @@ from netd_dns.control import Message
 from netd_dns.counters import Counters
 from netd_dns.forward import Forwarder
 from netd_dns.guard import Guard
-from netd_dns.loop import Loop
+from netd_dns.loop import WRITE, Loop
 from netd_dns.resolve import Resolver
 from netd_dns.tcp import TcpListener, TcpServer
 from netd_dns.udp import Sources, UdpListener
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 ROWS = 200
 """Rows of `dump` in one message."""
+DUMPS_MOST = 8
 ORPHAN_LOOK = 1.0
 """Seconds between looks at whether anybody still wants an orphaned server."""
 
@@ -68,10 +71,14 @@ class Server:
         self._listeners: dict[str, Listeners] = {}
         self._unseen: tuple[set[str], set[str]] = (set(), set())
         self._telling = False
+        self._said: dict[str, int] = {}
+        """By sandbox, a hash of what was told of it last."""
         self._code = code
         self._listening = listening
         self._home = home
         self._daemon: socket.socket | None = None
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()
+        self._dumps: dict[int, Iterator[tuple[str, str, str, str]]] = {}
         listening.setblocking(False)
         self.loop.watch(listening.fileno(), self._accept)
         self.loop.after(ORPHAN_LOOK, self._look_around)
@@ -93,6 +100,9 @@ class Server:
 
     def _orphaned(self) -> None:
         assert self._daemon is not None
+        for _, descriptors in self._outbox:
+            _close(descriptors)
+        self._outbox.clear()
         self.loop.forget(self._daemon.fileno())
         self._daemon.close()
         self._daemon = None
@@ -127,24 +137,39 @@ class Server:
             self._answer(message.get("seq"), answer)
 
     def _answer(self, seq: object, answer: Message) -> None:
+        """Put an answer in the outbox. Its descriptors are copied: they may be closed before it is sent."""
         if self._daemon is None:
             return
-        descriptors: Sequence[int] = answer.pop("descriptors", ())
+        descriptors = [os.dup(descriptor) for descriptor in answer.pop("descriptors", ())]
+        self._outbox.append((control.encode({**answer, "seq": seq}), descriptors))
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what is in the outbox; while it does not fit, listen to no further request."""
+        connection = self._daemon
+        assert connection is not None
         try:
-            control.send(self._daemon, control.encode({**answer, "seq": seq}), descriptors)
+            while self._outbox:
+                data, descriptors = self._outbox[0]
+                control.send(connection, data, descriptors)
+                self._outbox.popleft()
+                _close(descriptors)
+        except BlockingIOError:
+            self.loop.watch(connection.fileno(), self._flush, WRITE)
         except OSError:
-            self._orphaned()  # not even reading: it will connect again when it is well
+            self._orphaned()
+        else:
+            self.loop.watch(connection.fileno(), self._obey)
 
     # --- what exists ------------------------------------------------------------------------------
 
     def _on_hello(self, _: Message, __: list[int]) -> Message:
         """Who I am and what I have; with it comes the listening control socket."""
-        networks = {id: sorted(kept.sockets) for id, kept in self._listeners.items()}
         return {
             "version": control.VERSION,
             "code": self._code,
             "pid": os.getpid(),
-            "networks": networks,
+            "networks": len(self._listeners),
             "descriptors": [self._listening.fileno()],
         }
 
@@ -163,6 +188,7 @@ class Server:
         self._telling = False
         for id in sandboxes:
             self._touched(self.zone.put_sandbox(Sandbox(id, "", ())))
+            self._said.pop(id, None)
         for id in networks:
             self._remove(id)
         for kept in self._listeners.values():
@@ -199,15 +225,26 @@ class Server:
 
     def _on_sandboxes(self, message: Message, _: list[int]) -> Message:
         for value in message["sandboxes"]:
-            self._unseen[1].discard(value["id"])
-            self._touched(self.zone.put_sandbox(read_sandbox(value)))
+            id = value["id"]
+            self._unseen[1].discard(id)
+            said = hash(repr(value))
+            if self._said.get(id) != said:
+                # A new daemon tells everything again, most of which is known: names stay finished.
+                self._touched(self.zone.put_sandbox(read_sandbox(value)))
+                self._said[id] = said
+            if not value["endpoints"]:
+                del self._said[id]
         return {}
 
     def _on_sockets(self, message: Message, _: list[int]) -> Message:
-        """The listening sockets of one network, for a daemon that was started anew."""
-        kept = self._listeners[message["id"]]
+        """The listening sockets of one network, by its place, for a daemon that was started anew."""
+        id, kept = next(islice(self._listeners.items(), message["place"], None))
         listen = sorted(kept.sockets)
-        return {"listen": listen, "descriptors": [kept.sockets[key].socket.fileno() for key in listen]}
+        return {
+            "id": id,
+            "listen": listen,
+            "descriptors": [kept.sockets[key].socket.fileno() for key in listen],
+        }
 
     def _on_stop(self, _: Message, __: list[int]) -> Message:
         self.loop.stop()
@@ -281,16 +318,27 @@ class Server:
         self.resolver.question(base64.b64decode(message["question"]), view, client, keep=False)
 
     def _on_dump(self, message: Message, _: list[int]) -> Message:
-        rows = sorted(self._rows())
-        start = message.get("start", 0)
-        return {"rows": rows[start : start + ROWS], "total": len(rows)}
+        """The next rows of a dump that goes by a number of the asker's choice; none when it is over.
 
-    def _rows(self) -> Iterable[tuple[str, str, str, str]]:
-        """(network, name, address, sandbox) for everything that a client can be told."""
-        for segment in self.zone.segments.values():
+        It goes on where it was, since looking for the place again would take longer with every page.
+        """
+        number = message["dump"]
+        rows = self._dumps.pop(number, None)
+        if rows is None:
+            rows = self._rows()
+            if len(self._dumps) >= DUMPS_MOST:
+                del self._dumps[next(iter(self._dumps))]
+        page = list(islice(rows, ROWS))
+        if page:
+            self._dumps[number] = rows
+        return {"rows": page}
+
+    def _rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """(network, name, address, sandbox) for everything that a client can be told, as it is now."""
+        for segment in list(self.zone.segments.values()):
             for table, prefix in ((segment.names, ""), (segment.wildcards, "*.")):
-                for name, hosts in table.items():
-                    for host in hosts:
+                for name, hosts in list(table.items()):
+                    for host in list(hosts):
                         for address in (*host.a, *host.aaaa):
                             text = prefix + wire.decode_name(name)
                             yield segment.name, text, str(ip_address(address)), host.sandbox
@@ -353,3 +401,8 @@ def is_local(address: str) -> bool:
             return str(probe.getsockname()[0]) == address
     except OSError:
         return False
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

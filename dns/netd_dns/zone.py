@@ -87,6 +87,11 @@ class Segment:
         self.clients: dict[bytes, str] = {}
         self.views: set[View] = set()
 
+    @property
+    def definition(self) -> tuple[object, ...]:
+        """What the daemon says of the network itself."""
+        return self.name, self.internal, self.subnets, self.upstreams
+
     def contains(self, address: bytes) -> bool:
         number = int.from_bytes(address, "big")
         return any(
@@ -331,6 +336,7 @@ class Zone:
         self.sandboxes: dict[str, Sandbox] = {}
         self._views: dict[_Key, View] = {}
         self._of: dict[str, View] = {}
+        self._members: dict[str, set[str]] = {}  # sandboxes by segment, also by one that is not there yet
         self._prefixes: dict[tuple[int, int], dict[int, int]] = {}
         self._is_local = is_local
 
@@ -338,6 +344,8 @@ class Zone:
         """Add a network, or replace its definition; the endpoints it has stay."""
         old = self.segments.get(segment.id)
         if old is not None:
+            if segment.definition == old.definition:
+                return set()
             self._count(old, -1)
         self.segments[segment.id] = segment
         self._count(segment, 1)
@@ -357,12 +365,14 @@ class Zone:
         if old is not None:
             touched |= set(old.segments)
             for host in old.hosts:
+                self._members[host.segment].discard(old.id)
                 if host.segment in self.segments:
                     self.segments[host.segment].discard(host)
             self._leave(sandbox.id)
         if sandbox.hosts:
             self.sandboxes[sandbox.id] = sandbox
             for host in sandbox.hosts:
+                self._members.setdefault(host.segment, set()).add(sandbox.id)
                 if host.segment in self.segments:
                     self.segments[host.segment].add(host)
             self._enter(sandbox)
@@ -422,9 +432,8 @@ class Zone:
         for key in [key for key in self._views if changed in key[0]]:
             self._forget(self._views[key])
         touched = {changed}
-        for sandbox in self.sandboxes.values():
-            if changed not in sandbox.segments:
-                continue
+        for id in self._members.get(changed, ()):
+            sandbox = self.sandboxes[id]
             touched.update(sandbox.segments)
             if changed in self.segments:
                 for host in sandbox.hosts:
@@ -456,6 +465,7 @@ class Zone:
         return view
 
     def _forget(self, view: View) -> None:
+        view.ready.clear()
         if self._views.pop(view.key, None) is not None:
             for segment in view.segments:
                 segment.views.discard(view)

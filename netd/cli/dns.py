@@ -64,7 +64,7 @@ def _lines(answer: pb.DnsAnswer) -> list[str]:
 @socket_option
 def dump(as_json: bool) -> None:
     """List every name that containers can be told, network by network."""
-    names = list(connected().dns_dump())
+    names = sorted(connected().dns_dump(), key=lambda row: (row.network, row.name, row.address))
     if as_json:
         print_json([as_dict(name) for name in names])
         return

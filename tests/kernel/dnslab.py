@@ -25,11 +25,12 @@ async def run(*argv: str) -> str:
     return output.decode()
 
 
-def network(name: str, number: int, **more: Any) -> Network:
-    """Network NUMBER: 10.99.NUMBER.0/24 and fd99:NUMBER::/64."""
+def network(name: str, number: int, *, third: int = 0, **more: Any) -> Network:
+    """Network NUMBER: 10.99.NUMBER.0/24 and fd99:NUMBER::/64; more of them with THIRD."""
+    four, six = f"10.{99 + third}.{number}", f"fd99:{number}:{f'{third}:' if third else ''}"
     subnets = (
-        Subnet(cidr=ip_network(f"10.99.{number}.0/24"), gateway=ip_address(f"10.99.{number}.1")),
-        Subnet(cidr=ip_network(f"fd99:{number}::/64"), gateway=ip_address(f"fd99:{number}::1")),
+        Subnet(cidr=ip_network(f"{four}.0/24"), gateway=ip_address(f"{four}.1")),
+        Subnet(cidr=ip_network(f"{six}:/64"), gateway=ip_address(f"{six}:1")),
     )
     return Network(id=digest(name, 64), name=name, driver="bridge", subnets=subnets, mtu=1500, **more)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -124,14 +125,15 @@ def test_says_who_it_is_and_hands_its_control_socket_on(daemon: Daemon) -> None:
     daemon.network("front")
     hello, descriptors = daemon.tell("hello")
     assert (hello["version"], hello["code"], hello["pid"]) == (control.VERSION, "code", os.getpid())
-    assert hello["networks"] == {"front-id": [["tcp", "127.0.0.1"], ["udp", "127.0.0.1"]]}
+    assert hello["networks"] == 1
     with socket.socket(fileno=descriptors[0]) as listening:
         assert listening.getsockname() == str(daemon.directory / "dns.sock")
 
 
 def test_gives_sockets_back(daemon: Daemon) -> None:
     daemon.network("front")
-    answer, descriptors = daemon.tell("sockets", id="front-id")
+    answer, descriptors = daemon.tell("sockets", place=0)
+    assert answer["id"] == "front-id"
     assert answer["listen"] == [["tcp", "127.0.0.1"], ["udp", "127.0.0.1"]]
     for descriptor in descriptors:
         with socket.socket(fileno=descriptor) as sock:
@@ -256,21 +258,67 @@ def test_answers_as_a_sandbox_would_be_answered(daemon: Daemon) -> None:
     assert str(dns.message.from_wire(base64.b64decode(answer["answer"])).answer[0][0]) == "127.0.0.2"
 
 
-def test_dumps_in_pieces(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dumps_in_pieces_what_there_was_at_its_beginning(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "ROWS", 2)
     daemon.network("front")
     daemon.sandboxes(
         {"id": "web", "endpoints": [endpoint("front-id", "web", "127.0.0.2", wildcards=["app"])]}
     )
     rows: list[list[str]] = []
-    while True:
-        answer, _ = daemon.tell("dump", start=len(rows))
-        rows += answer["rows"]
-        if len(rows) == answer["total"]:
-            break
-        assert len(answer["rows"]) == 2
+    while page := daemon.tell("dump", dump=7)[0]["rows"]:
+        assert len(page) == 2
+        rows += page
+        daemon.sandboxes({"id": "late", "endpoints": [endpoint("front-id", f"n{len(rows)}", "127.0.0.3")]})
     names = ["*.app", "*.app.front", "web", "web.front"]
-    assert rows == [["front", name, "127.0.0.2", "web"] for name in names]
+    assert sorted(rows) == [["front", name, "127.0.0.2", "web"] for name in names]
+    for number in range(50):
+        daemon.tell("dump", dump=100 + number)
+    assert len(daemon.server._dumps) <= server.DUMPS_MOST
+
+
+def test_what_is_told_again_changes_nothing(daemon: Daemon) -> None:
+    daemon.network("front")
+    daemon.sandboxes(web())
+    daemon.ask("front", "web")
+    finished = daemon.server.zone.shared("front-id").ready
+    assert len(finished) == 1
+    daemon.tell("begin")
+    daemon.network("front")
+    daemon.sandboxes(web())
+    daemon.tell("end")
+    assert daemon.server.zone.shared("front-id").ready is finished
+    assert len(finished) == 1
+    daemon.sandboxes(web("127.0.0.9"))
+    assert not finished
+    daemon.sandboxes({"id": "web", "endpoints": []}, web("127.0.0.9"))
+    assert daemon.ask("front", "web").rcode() == dns.rcode.NOERROR  # type: ignore[union-attr]
+
+
+def test_answers_that_do_not_fit_wait_and_so_do_further_requests(daemon: Daemon) -> None:
+    daemon.network("front")
+    daemon.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            message = {"op": "sockets", "place": 0, "seq": sent}
+            control.send(daemon.connection, control.encode(message))
+            sent += 1
+            daemon.server.loop.turn(0)
+    got = 0
+    while got < sent:
+        daemon.server.loop.turn(0)
+        try:
+            answer, descriptors = control.receive(daemon.connection)
+        except BlockingIOError:
+            continue
+        assert answer["seq"] == got
+        for descriptor in descriptors:
+            os.close(descriptor)
+        got += 1
+    assert daemon.server._daemon is not None
+    assert sent > 100
 
 
 def test_metrics(daemon: Daemon) -> None:
