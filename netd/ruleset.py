@@ -30,7 +30,6 @@ What the `inet` table promises, in both families:
   be recognised.
 - A container may speak to the host, but to no other network's gateway address; one of an internal
   network only to its own gateway, and there only DNS and ICMP.
-
 - VXLAN enters from known peers only, and leaves only from the kernel. A container's own datagrams to the
   VXLAN port would get the host's address, which the peers trust, by masquerading (CVE-2026-92542), so
   they are dropped before; and so are those of the host's programs, which are told from the kernel's by
@@ -168,12 +167,20 @@ table inet netd {
 
     chain input {
         type filter hook input priority filter; policy accept;
+        udp dport @vxlan goto vxlan
         iif "lo" accept
         ct state established,related accept
         iifname @bridges jump from_container
         # The host answers for any of its addresses on any interface; these are for nobody else.
         ip daddr @gateways4 drop
         ip6 daddr @gateways6 drop
+    }
+
+    chain vxlan {
+        iifname @bridges drop
+        ip saddr @peers4 accept
+        ip6 saddr @peers6 accept
+        drop
     }
 
     chain from_container {
@@ -235,9 +242,8 @@ table inet netd {
 
     chain output {
         type filter hook output priority filter; policy accept;
-        # The kernel answers a hairpin with advice to go straight to a neighbour; send_redirects is
-        # useless against it, since the value of "all" is or-ed to the bridge's.
-        icmp type redirect oifname @bridges drop
+        # The kernel answers a hairpin with advice to go straight to a neighbour. For IPv4 its own
+        # address translation drops that (nf_nat_icmp_reply_translation), for IPv6 nothing does.
         icmpv6 type nd-redirect oifname @bridges drop
     }
 }

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
@@ -174,6 +175,13 @@ class Lab:
         host.run("nft", "-f", "-", input=firewall.RULESET)
         self.change(frozenset(bridge.forwarding((4, 6))))
 
+    def wait_for_link_local(self, ifname: str) -> None:
+        """Until the host can use the link-local address of one of its interfaces."""
+        deadline = time.monotonic() + 10
+        while "tentative" in self["host"].run("ip", "-6", "addr", "show", "dev", ifname, "scope", "link"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     def network(self, name: str, *cidrs: str, **policy: Any) -> Network:
         subnets = tuple(Subnet(cidr=cidr, gateway=cidr[1]) for cidr in map(ip_network, cidrs))
         net = Network(
@@ -270,6 +278,14 @@ class Lab:
         self[sender]("send", "eth0", [bytes(frame).hex() for frame in frames])
         self[sender]("tell", last, 7, MARK)
         return [Ether(bytes.fromhex(frame)) for frame in self[listener]("captured", "eth0", MARK, 10.0)]
+
+    def arrives(self, sender: str, address: str, port: int, *, at: str) -> bool:
+        """Whether a datagram gets to a container, which may well be unable to answer it."""
+        self[at]("capture", "eth0")
+        self[sender]("tell", address, port, "the-datagram-in-question")
+        self["host"]("tell", str(self.endpoints[at][0].addresses[0].ip), 7, MARK)
+        frames = self[at]("captured", "eth0", MARK, 10.0)
+        return any(b"the-datagram-in-question" in bytes.fromhex(frame) for frame in frames)
 
     @contextlib.contextmanager
     def passing(self, match: str, priority: int) -> Iterator[Callable[[], tuple[int, int]]]:
