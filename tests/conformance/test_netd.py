@@ -21,7 +21,7 @@ pytestmark = [
     ),
 ]
 
-TEMPLATES = {
+TEMPLATES: dict[str, dict[str, object]] = {
     "host-local": {},
 }
 

@@ -66,7 +66,8 @@ class Runtime:
     def endpoints(self, network: str = "pods") -> list[dict[str, Any]]:
         """What netd has attached to a network; none where there is no such network."""
         found = [each for each in self.host.json("network", "ls") if each["name"] == network]
-        return found[0]["endpoints"] if found else []  # type: ignore[no-any-return]
+        endpoints: list[dict[str, Any]] = found[0]["endpoints"] if found else []
+        return endpoints
 
     def links(self) -> list[str]:
         """netd's ends of pairs on the host."""

@@ -193,7 +193,7 @@ class Box:
 
     def says(self, id: str, text: str) -> str:
         """Wait until `text` is in the log; returns the log."""
-        return eventually(f"{text!r} in the log", lambda: text in (log := self.logged(id)) and log)
+        return eventually(f"{text!r} in the log", lambda: log if text in (log := self.logged(id)) else "")
 
     def names(self, id: str) -> list[str]:
         """What runs in a container's control group, sorted."""

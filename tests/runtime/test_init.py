@@ -102,9 +102,12 @@ def test_pid_1_has_no_descriptors_and_hardly_any_rights(box: Box) -> None:
     id = box.start("sleep 60")
     pid = box.do(box.runtime.status(id)).pid
     eventually("no descriptors", lambda: not list(Path(f"/proc/{pid}/fd").iterdir()))
-    status = eventually(
-        "the filter", lambda: (s := _status(Path(f"/proc/{pid}/status").read_text()))["Seccomp"] == "2" and s
-    )
+
+    def filtered() -> dict[str, str]:
+        found = _status(Path(f"/proc/{pid}/status").read_text())
+        return found if found["Seccomp"] == "2" else {}
+
+    status = eventually("the filter", filtered)
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == capabilities.mask({"KILL"})
     assert status["NoNewPrivs"] == "1"
     box.remove(id)

@@ -30,7 +30,7 @@ def test_size_of_the_first_stream_that_is_a_terminal(slave: int, monkeypatch: py
     def get(descriptor: int) -> os.terminal_size:
         return real(streams.get(descriptor, -1))
 
-    monkeypatch.setattr(terminal.os, "get_terminal_size", get)
+    monkeypatch.setattr(os, "get_terminal_size", get)
     assert terminal.size() == (120, 40)
     streams.clear()
     assert terminal.size() == (80, 24)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,11 +17,11 @@ from tests.unit.cni.test_results import NETWORK
 BASE = {"cniVersion": "1.0.0", "name": "front", "type": "netd"}
 
 
-def parse(command: str = "ADD", **keys: Any) -> config.Config:
+def parse(command: Any = "ADD", **keys: Any) -> config.Config:
     return config.parse(json.dumps({**BASE, **keys}).encode(), command)
 
 
-def refused(command: str = "ADD", **keys: Any) -> CniError:
+def refused(command: Any = "ADD", **keys: Any) -> CniError:
     with pytest.raises(CniError) as caught:
         parse(command, **keys)
     return caught.value
@@ -235,12 +236,13 @@ def test_whatever_the_values_are_they_are_understood_or_refused(keys: dict[str, 
     call = spec.Call(command="ADD", container="pod1", ifname="eth0", netns="/x")
     netns = Netns(label="x", path="/x", device=1, inode=2)
     text = json.dumps({**BASE, **keys}).encode()
-    for use in (
+    uses: tuple[Callable[[config.Config], object], ...] = (
         lambda found: wishes.network_request(found, None),
         lambda found: wishes.want(found, call, NETWORK, None),
         lambda found: wishes.sandbox(found, call, netns),
-    ):
-        error = attempt(lambda use=use: use(config.parse(text, "ADD")))
+    )
+    for use in uses:
+        error = attempt(partial(lambda use: use(config.parse(text, "ADD")), use))
         assert error is None or (error.cni in (2, 7) and str(error))
 
 

@@ -28,7 +28,7 @@ ENDPOINT = Endpoint(
     sandbox="pod1/eth0",
     ifname="eth0",
     mac="02:00:00:00:00:01",
-    addresses=(ip_interface("10.1.0.2/16"), ip_interface("fd00:1::2/64")),  # type: ignore[arg-type]
+    addresses=(ip_interface("10.1.0.2/16"), ip_interface("fd00:1::2/64")),
     routes=(StaticRoute(destination=ip_network("10.9.0.0/16"), via=ip_address("10.1.0.9")),),
 )
 NETNS = Netns(label="pod1", path="/run/netns/pod1", device=4, inode=7)

@@ -63,9 +63,12 @@ class Node:
         return name
 
     async def call(
-        self, command: str, pod: str = "", ifname: str = "eth0", args: str = "", **keys: Any
+        self, command: str, pod: Any = "", ifname: Any = "eth0", args: Any = "", **keys: Any
     ) -> dict[str, Any]:
-        """One call; what it writes, {} for nothing. A key that is None is left out."""
+        """One call; what it writes, {} for nothing. A key that is None is left out.
+
+        (Texts are Any, because mypy takes a key with a dash, `**{"a-b": 1}`, for any of them.)
+        """
         config = {key: value for key, value in {**CONFIG, **keys}.items() if value is not None}
         variables = {"CNI_COMMAND": command, "CNI_PATH": str(self.directory), "CNI_ARGS": args}
         if pod:
