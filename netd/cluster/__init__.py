@@ -1,0 +1,1 @@
+"""A cluster's memory: what many hosts agree on, kept in etcd."""
