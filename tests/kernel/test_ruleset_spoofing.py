@@ -101,6 +101,13 @@ def udp(who: Who, source: str, to: str = "") -> Packet:
     return Ether(src=who.mac, dst=BROADCAST) / layer / UDP(sport=5, dport=5) / Raw(b"payload")
 
 
+def arp_header(cast: Cast, header: str) -> Packet:
+    """An answer of `evil` for itself in which hardware, protocol, lengths and operation are replaced."""
+    honest = ARP(op=2, hwsrc=cast.evil.mac, psrc=cast.evil.ip, hwdst=cast.web.mac, pdst=cast.web.ip)
+    frame = Ether(src=cast.evil.mac, dst=cast.web.mac, type=0x0806)
+    return frame / Raw(bytes.fromhex(header) + bytes(honest)[8:])
+
+
 def router_advertisement() -> Packet:
     return ICMPv6ND_RA(routerlifetime=9000) / ICMPv6NDOptPrefixInfo(prefix="2001:db8:bad::", prefixlen=64)
 
@@ -229,18 +236,11 @@ DISHONEST: dict[str, Make] = {
     "ARP probe with another's MAC": lambda c: (
         Ether(src=c.evil.mac, dst=BROADCAST) / ARP(op=1, hwsrc=c.api.mac, psrc="0.0.0.0", pdst=c.api.ip)
     ),
-    "ARP of another hardware": lambda c: (
-        Ether(src=c.evil.mac, dst=BROADCAST)
-        / ARP(hwtype=6, op=2, hwsrc=c.evil.mac, psrc=c.evil.ip, pdst=c.web.ip)
-    ),
-    "ARP with lengths that move the fields": lambda c: (
-        Ether(src=c.evil.mac, dst=BROADCAST)
-        / ARP(hwlen=4, plen=6, op=2, hwsrc=c.evil.mac, psrc=c.evil.ip, pdst=c.web.ip)
-    ),
-    "ARP for another protocol": lambda c: (
-        Ether(src=c.evil.mac, dst=BROADCAST)
-        / ARP(ptype=0x86DD, plen=4, op=2, hwsrc=c.evil.mac, psrc=c.evil.ip, pdst=c.web.ip)
-    ),
+    # Otherwise honest: the sender's fields stand where they would stand in a good one.
+    "ARP of another hardware": lambda c: arp_header(c, "0006080006040002"),
+    "ARP for another protocol": lambda c: arp_header(c, "000186dd06040002"),
+    "ARP with longer hardware addresses": lambda c: arp_header(c, "0001080008040002"),
+    "ARP with longer protocol addresses": lambda c: arp_header(c, "0001080006100002"),
     "neighbour advertisement for another": lambda c: (
         Ether(src=c.evil.mac, dst=ALL_NODES)
         / IPv6(src=c.evil.ip6, dst="ff02::1", hlim=255)
