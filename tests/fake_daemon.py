@@ -58,6 +58,7 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
         self.arrived = threading.Condition()
         self.stdin = b""
         self.sent = 0
+        self.waiting = threading.Event()
         self.cancelled = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(64))
         netd_pb2_grpc.add_NetdServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
@@ -167,6 +168,7 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
         if found.state == "running":
             gone = threading.Event()
             context.add_callback(gone.set)
+            self.waiting.set()
             gone.wait(30)
             self.cancelled.set()
         return pb.Exit(code=found.exit_code)

@@ -86,7 +86,8 @@ def test_interrupted_wait_exits_130(
 ) -> None:
     process = spawn("wait", "old", "web")
     assert process.stdout is not None
-    assert process.stdout.readline() == b"3\n"  # so it waits for web now
+    assert process.stdout.readline() == b"3\n"
+    assert two.waiting.wait(10)
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     assert two.cancelled.wait(10)
