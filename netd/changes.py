@@ -19,7 +19,7 @@ from netd.dns_feed import NameFeed
 from netd.errors import NetdError
 from netd.kernel.ports import ApplyError, Kernel
 from netd.model import Network, PortMapping
-from netd.objects import Bridge, Change, KernelObject, Op, Remove, Veth
+from netd.objects import Change, HostLink, KernelObject, Op, Remove
 from netd.plan import plan, undo
 from netd.publishing import Publishing
 from netd.store.base import Attached, Delete, Intent, Put, Store, Table, Write
@@ -178,7 +178,7 @@ def _way_back(
     own: it is that part of `old` which is neither in `new` nor was removed or changed by name.
     """
     back = undo(done)
-    if not any(isinstance(op, Remove) and isinstance(op.object, Bridge | Veth) for op in done):
+    if not any(isinstance(op, Remove) and isinstance(op.object, HostLink) for op in done):
         return back
     named = {op.old if isinstance(op, Change) else op.object for op in ops}
     return (*back, *plan(old, {item for item in old if item in new or item in named}))

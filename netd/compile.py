@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from netd import firewall, model
 from netd.drivers import driver
-from netd.model import Endpoint, Network, PortMapping, Sandbox
+from netd.model import Endpoint, Network, PortMapping, Sandbox, Scope
 from netd.objects import Element, KernelObject
 
 FAMILIES = (4, 6)
@@ -18,7 +18,8 @@ FAMILIES = (4, 6)
 
 def network(net: Network) -> frozenset[KernelObject]:
     """All that a network needs on the host, before any endpoint."""
-    return frozenset([*driver(net.driver).network(net), *firewall.network(net)])
+    clamped = [firewall.clamped(net)] if net.scope is Scope.CLUSTER else []
+    return frozenset([*driver(net.driver).network(net), *firewall.network(net), *clamped])
 
 
 def sandbox(

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from netd import names
 from netd.errors import Invalid
-from netd.model import Endpoint, GatewayMode, Network, PortMapping
+from netd.model import Endpoint, GatewayMode, IPAddress, Network, PortMapping
 from netd.objects import Atom, Element
 from netd.ruleset import TEXT as RULESET
 from netd.ruleset import VERSION
@@ -28,12 +28,15 @@ __all__ = [
     "VERSION",
     "SetType",
     "atom_of",
+    "clamped",
     "closed",
     "detours",
     "element_text",
     "endpoint",
     "network",
+    "peer",
     "published",
+    "vxlan",
 ]
 
 
@@ -71,6 +74,10 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "relayed"): SetType(("ifname", "proto", "port")),
         ("inet", "open4"): SetType(("ipv4", "proto", "port")),
         ("inet", "open6"): SetType(("ipv6", "proto", "port")),
+        ("inet", "vxlan"): SetType(("port",)),
+        ("inet", "peers4"): SetType(("ipv4",)),
+        ("inet", "peers6"): SetType(("ipv6",)),
+        ("inet", "clamped"): SetType(("ifname",)),
         ("inet", "closed"): SetType(("family",)),
         ("bridge", "ports"): SetType(("ifname",)),
         ("bridge", "macs"): SetType(("ifname", "mac")),
@@ -147,6 +154,21 @@ def detours(carrier: Endpoint, others: Iterable[Network], family: int) -> Iterat
         for other in others:
             if family in other.families and not other.internal:
                 yield Element("inet", f"detour{family}", (interface.ip, names.bridge_name(other)))
+
+
+def clamped(net: Network) -> Element:
+    """Keep TCP between a network and the outside from agreeing on more than fits through it."""
+    return Element("inet", "clamped", (names.bridge_name(net),))
+
+
+def vxlan(port: int) -> Element:
+    """Where this host speaks VXLAN: from now on only its kernel does there, and only with peers."""
+    return Element("inet", "vxlan", (port,))
+
+
+def peer(address: IPAddress) -> Element:
+    """A node that may speak VXLAN to this one."""
+    return Element("inet", f"peers{address.version}", (address,))
 
 
 def closed(family: int) -> Element:

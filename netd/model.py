@@ -78,7 +78,9 @@ class Network:
 
     `mtu` is in bytes. `dns` are upstream servers that replace the host's for this network's
     containers. `created` is seconds since the epoch. `options` are driver options (--opt). `vni` is
-    the VXLAN network identifier (RFC 7348, 24 bits) of a network of the cluster, else 0.
+    the VXLAN network identifier (RFC 7348, 24 bits) of a network of the cluster, else 0. There `mtu` is
+    that of this host's part, which follows the underlay's, and `mtu_limit` what its creator asked for
+    at most, 0 for no limit.
     """
 
     id: str
@@ -95,6 +97,7 @@ class Network:
     created: float = 0.0
     scope: Scope = Scope.LOCAL
     vni: int = 0
+    mtu_limit: int = 0
 
     @property
     def families(self) -> tuple[int, ...]:

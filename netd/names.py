@@ -22,6 +22,7 @@ NO_NETWORKS = ("none", "host")
 
 BRIDGE_PREFIX = "nd-"
 VETH_PREFIX = "ve-"
+VXLAN_PREFIX = "vx-"
 ALIAS_PREFIX = "netd:"
 ROUTE_PROTOCOL = 78
 """`rtm_protocol` of every route and address-less object netd makes (78 is 'N'; free in rtnetlink.h)."""
@@ -54,6 +55,16 @@ def digest(text: str, length: int) -> str:
 def bridge_name(network: Network) -> str:
     """The bridge of a network: the name the user chose (--opt bridge.name) or a derived one."""
     return network.options.get("bridge.name") or BRIDGE_PREFIX + digest(network.id, 12)
+
+
+def vxlan_name(network: Network) -> str:
+    """The VXLAN device of a network."""
+    return VXLAN_PREFIX + digest(network.id, 12)
+
+
+def vtep_mac(node: str, network: Network) -> str:
+    """The MAC of a node's VXLAN device in a network: the same whenever the node comes back."""
+    return mac_of(f"{node}/{network.id}")
 
 
 def host_ifname(endpoint: Endpoint) -> str:

@@ -104,6 +104,90 @@ class BridgePort:
 
 
 @dataclass(frozen=True, slots=True)
+class Vxlan:
+    """A VXLAN device (RFC 7348), up, as a port of a bridge. What it carries is told it entry by entry.
+
+    `local` and `port` are this end of the tunnels: an address of the host, a UDP port. It is sealed: it
+    learns no address, floods nothing unknown and no broadcast, and lets the bridge answer ARP and ND for
+    what is behind it; with `multicast` it takes multicast frames, and sends them where `Flood` says.
+    `up` and `sealed` are False, and `bridge` is empty, only in what was observed.
+    """
+
+    name: str
+    alias: str
+    altname: str
+    vni: int
+    local: IPAddress
+    port: int
+    mac: str
+    mtu: int
+    bridge: str
+    isolated: bool = False
+    multicast: bool = False
+    sealed: bool = True
+    up: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        return ("link", None, self.name)
+
+    def __str__(self) -> str:
+        flags = "".join(
+            f" {flag}"
+            for flag, on in (
+                ("isolated", self.isolated),
+                ("multicast", self.multicast),
+                ("open", not self.sealed),
+            )
+            if on
+        )
+        return (
+            f"link   {self.name} vxlan alias {self.alias} altname {self.altname} vni {self.vni} "
+            f"local {self.local} port {self.port} mac {self.mac} mtu {self.mtu} "
+            f"{'up' if self.up else 'down'} master {self.bridge}{flags}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """How to reach an endpoint on another node: one object, so that no part is ever without the others.
+
+    Permanent neighbours on the bridge (address to MAC), from which it answers ARP and ND by itself; the
+    bridge's entry that the MAC is behind the VXLAN device; and that device's entry that it is at `vtep`.
+    Addresses are sorted. `vtep` is None only in what was observed, where a part is missing or wrong.
+    """
+
+    bridge: str
+    vxlan: str
+    mac: str
+    addresses: tuple[IPAddress, ...]
+    vtep: IPAddress | None
+
+    @property
+    def key(self) -> Hashable:
+        return ("remote", self.bridge, self.mac)
+
+    def __str__(self) -> str:
+        addresses = " ".join(map(str, self.addresses))
+        return f"remote {self.mac} {addresses} dev {self.bridge} via {self.vtep} dev {self.vxlan}"
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """A node that gets a copy of each multicast frame that a VXLAN device takes (head-end replication)."""
+
+    vxlan: str
+    vtep: IPAddress
+
+    @property
+    def key(self) -> Hashable:
+        return ("flood", self.vxlan, self.vtep)
+
+    def __str__(self) -> str:
+        return f"flood  dev {self.vxlan} via {self.vtep}"
+
+
+@dataclass(frozen=True, slots=True)
 class Sysctl:
     """One sysctl, by path below /proc/sys; `path` components are validated, never joined from input."""
 
@@ -187,7 +271,10 @@ class Element:
         return f"nft    element {self.family} netd {self.set} {{ {' . '.join(map(str, self.item))}{value} }}"
 
 
-KernelObject = Bridge | Veth | BridgePort | Sysctl | Address | Up | Route | Element
+HostLink = Bridge | Veth | Vxlan
+"""What makes an interface exist on the host. Each has `name`, `alias`, `altname`, `mtu` and `up`."""
+
+KernelObject = HostLink | BridgePort | Remote | Flood | Sysctl | Address | Up | Route | Element
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ them:
 
     0  nft elements that say who is who     (they protect, and may name links that do not exist yet)
     1  bridges
-    2  veth pairs, each followed by its place in a bridge      (the peer is still down)
+    2  VXLAN devices; veth pairs, each followed by its place in a bridge   (the peer is still down)
     3  sysctls                              (before an address could make a packet)
     4  addresses
     5  interfaces inside sandboxes go up    (from here on, frames flow)
-    6  routes
+    6  routes; remote endpoints, and the nodes that get multicast
     7  nft elements that publish
 
 A plan removes first and adds after. What is added may take the place of what was removed: an
@@ -45,13 +45,16 @@ from netd.objects import (
     BridgePort,
     Change,
     Element,
+    Flood,
     KernelObject,
     Op,
+    Remote,
     Remove,
     Route,
     Sysctl,
     Up,
     Veth,
+    Vxlan,
 )
 
 Device = tuple[tuple[int, int] | None, str]
@@ -64,6 +67,7 @@ def plan(desired: Collection[KernelObject], observed: Collection[KernelObject]) 
     have = {item.key: item for item in observed}
     doomed = {key for key, item in have.items() if key not in want or _must_be_remade(item, want[key])}
     doomed |= _led_astray(have, doomed)
+    doomed |= _cut_off(have, doomed)
     lost = set(_taken_along([have[key] for key in doomed], have.values()))
     survivors = {key: item for key, item in have.items() if key not in doomed and item not in lost}
 
@@ -104,6 +108,8 @@ def _must_be_remade(old: KernelObject, new: KernelObject) -> bool:
     """Whether `old` cannot become `new` in place."""
     if isinstance(old, Veth) and isinstance(new, Veth):
         return (old.peer, old.peer_mac, _ns(old.netns)) != (new.peer, new.peer_mac, _ns(new.netns))
+    if isinstance(old, Vxlan) and isinstance(new, Vxlan):
+        return (old.vni, old.local, old.port) != (new.vni, new.local, new.port)
     return type(old) is not type(new)
 
 
@@ -121,6 +127,12 @@ def _led_astray(have: Mapping[Hashable, KernelObject], doomed: Collection[Hashab
     }
 
 
+def _cut_off(have: Mapping[Hashable, KernelObject], doomed: Collection[Hashable]) -> set[Hashable]:
+    """Remote endpoints behind a VXLAN device that is doomed. Half of each is on the bridge, which stays."""
+    going = {item.name for key in doomed if isinstance(item := have[key], Vxlan)}
+    return {key for key, item in have.items() if isinstance(item, Remote) and item.vxlan in going}
+
+
 def _taken_along(removed: Iterable[KernelObject], present: Iterable[KernelObject]) -> Iterator[KernelObject]:
     """Those of `present` that the kernel removes by itself together with `removed`."""
     gone = {device for item in removed for device in _devices_of(item)}
@@ -131,7 +143,7 @@ def _taken_along(removed: Iterable[KernelObject], present: Iterable[KernelObject
 def _devices_of(item: KernelObject) -> tuple[Device, ...]:
     """The interfaces that exist because of `item`."""
     match item:
-        case Bridge():
+        case Bridge() | Vxlan():
             return ((None, item.name),)
         case Veth():
             return ((None, item.name), (_ns(item.netns), item.peer))
@@ -143,6 +155,10 @@ def _stands_on(item: KernelObject) -> tuple[Device, ...]:
     match item:
         case BridgePort():
             return ((None, item.name), (None, item.bridge))
+        case Remote():
+            return ((None, item.bridge),)
+        case Flood():
+            return ((None, item.vxlan),)
         case Address() | Up() | Route():
             return ((_ns(item.netns), item.dev),)
         case Sysctl(path=("net", "ipv4" | "ipv6", "conf", ifname, _)) if ifname not in ("all", "default"):
@@ -161,7 +177,7 @@ def _place(item: KernelObject) -> tuple[int, str, int, str]:
             return (7 if item.set in PUBLISHING else 0, "", 0, str(item))
         case Bridge():
             return (1, item.name, 0, "")
-        case Veth():
+        case Veth() | Vxlan():
             return (2, item.name, 0, "")
         case BridgePort():
             return (2, item.name, 1, "")
@@ -174,3 +190,5 @@ def _place(item: KernelObject) -> tuple[int, str, int, str]:
         case Route():
             # A gateway may be reachable only by one of the on-link routes.
             return (6, "", 0 if item.via is None else 1, str(item))
+        case Remote() | Flood():
+            return (6, "", 2, str(item))

@@ -41,6 +41,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upstreams: tuple[str, ...] = ()
     """DNS servers to forward to instead of those in the host's resolv.conf."""
 
+    vxlan_port: int = 4789
+    """The UDP port of the overlays (RFC 7348, 5); the same on every node of a cluster."""
+
     @property
     def state(self) -> Path:
         return Path(self.state_dir)
@@ -98,6 +101,10 @@ def _checked(settings: Settings, path: Path) -> Settings:
             )
     if settings.log_format not in ("text", "json"):
         raise Invalid(f"configuration ({path}): log_format {settings.log_format!r} must be 'text' or 'json'")
+    if not 1024 <= settings.vxlan_port <= 65535:
+        raise Invalid(
+            f"configuration ({path}): vxlan_port {settings.vxlan_port} must lie between 1024 and 65535"
+        )
     for pool in settings.pools:
         try:
             base = IPv4Network(pool.base)

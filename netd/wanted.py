@@ -10,7 +10,22 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from netd import compile, names
-from netd.objects import Add, Address, Bridge, BridgePort, Element, KernelObject, Op, Route, Sysctl, Up, Veth
+from netd.objects import (
+    Add,
+    Address,
+    Bridge,
+    BridgePort,
+    Element,
+    Flood,
+    KernelObject,
+    Op,
+    Remote,
+    Route,
+    Sysctl,
+    Up,
+    Veth,
+    Vxlan,
+)
 from netd.plan import plan
 from netd.store.base import Attached
 from netd.view import View
@@ -58,6 +73,7 @@ def owners(view: View) -> Mapping[Hashable, str]:
     found: dict[Hashable, str] = {}
     for network in view.networks.values():
         found[names.bridge_name(network)] = network.id
+        found[names.vxlan_name(network)] = network.id
         found.update((subnet.gateway, network.id) for subnet in network.subnets)
     for endpoint in view.endpoints.values():
         found[names.host_ifname(endpoint)] = endpoint.network
@@ -72,8 +88,12 @@ def owners_of(owners: Mapping[Hashable, str], item: KernelObject) -> set[str]:
 
 def _words(item: KernelObject) -> Iterable[Hashable]:
     match item:
-        case Bridge() | Veth():
+        case Bridge() | Veth() | Vxlan():
             return (item.name,)
+        case Remote():
+            return (item.bridge,)
+        case Flood():
+            return (item.vxlan,)
         case BridgePort():
             return (item.name, item.bridge)
         case Sysctl():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
-from netd.drivers import bridge
+from netd.drivers import bridge, overlay
 from netd.errors import Invalid
 from netd.model import Endpoint, Network, Sandbox
 from netd.objects import KernelObject
@@ -26,7 +26,7 @@ class Driver(Protocol):
         """What one endpoint needs on both sides; it carries the default route of `default_families`."""
 
 
-_DRIVERS: Mapping[str, Driver] = {"bridge": bridge}
+_DRIVERS: Mapping[str, Driver] = {"bridge": bridge, "overlay": overlay}
 
 
 def driver(name: str) -> Driver:

@@ -44,7 +44,7 @@ def check(net: Network) -> None:
             f"network {net.name!r}: {BRIDGE_NAME} {chosen!r} cannot name a bridge: at most 15 letters, "
             "digits, '_', '.' or '-', the first a letter or digit, and neither 'all', 'default' nor 'lo'"
         )
-    if chosen.startswith((names.BRIDGE_PREFIX, names.VETH_PREFIX)):
+    if chosen.startswith((names.BRIDGE_PREFIX, names.VETH_PREFIX, names.VXLAN_PREFIX)):
         raise Invalid(
             f"network {net.name!r}: {BRIDGE_NAME} {chosen!r} starts like the names that "
             "netd makes up; choose another"

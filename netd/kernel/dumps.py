@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from netd.kernel import fastnl
@@ -34,7 +35,10 @@ _OWN_ALTNAME = re.compile(r".*[.-][0-9a-f]{6}")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One interface as the kernel describes it; `alias` whole, `master` an index or 0."""
+    """One interface as the kernel describes it; `alias` whole, `master` an index or 0.
+
+    `data` are the attributes of its kind (IFLA_INFO_DATA), `port` those of a bridge's port.
+    """
 
     index: int
     name: str
@@ -48,6 +52,8 @@ class Link:
     group: int
     isolated: bool
     hairpin: bool
+    data: bytes = b""
+    port: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def half_made(self) -> bool:
@@ -96,6 +102,8 @@ def link(body: bytes) -> Link:
         group=_number(found.get(fastnl.IFLA_GROUP)),
         isolated=port.get(fastnl.IFLA_BRPORT_ISOLATED, b"\0") != b"\0",
         hairpin=port.get(fastnl.IFLA_BRPORT_MODE, b"\0") != b"\0",
+        data=info.get(fastnl.IFLA_INFO_DATA, b""),
+        port=port,
     )
 
 
@@ -135,7 +143,7 @@ def veth_alias(veth: Veth) -> str:
 
 def bridge_of(link: Link) -> Bridge:
     """The bridge as it was asked for, as far as it still is."""
-    return Bridge(link.name, link.alias, _altname(link), link.mac, link.mtu, up=link.up)
+    return Bridge(link.name, link.alias, own_altname(link), link.mac, link.mtu, up=link.up)
 
 
 def veth_of(link: Link) -> Veth:
@@ -143,13 +151,13 @@ def veth_of(link: Link) -> Veth:
     note = _NOTE.fullmatch(link.alias)
     if note is None:
         netns = Netns(label="", path="", device=0, inode=0)
-        return Veth(link.name, link.alias, _altname(link), link.mtu, "", "", netns, up=link.up)
+        return Veth(link.name, link.alias, own_altname(link), link.mtu, "", "", netns, up=link.up)
     netns = Netns(label=note["label"], path="", device=int(note["dev"]), inode=int(note["ino"]))
-    altname = _altname(link)
+    altname = own_altname(link)
     return Veth(link.name, note["alias"], altname, link.mtu, note["peer"], note["mac"], netns, up=link.up)
 
 
-def _altname(link: Link) -> str:
+def own_altname(link: Link) -> str:
     """Of several altnames (udev may add its own) the one that ends like the drivers' do, else the first."""
     mine = [name for name in link.altnames if _OWN_ALTNAME.fullmatch(name)]
     return (mine or [*link.altnames, ""])[0]

@@ -78,6 +78,14 @@ class Facts:
                     return Uplink(link.get("ifname"), link.get("mtu"))
         return None
 
+    async def underlay(self, address: IPAddress) -> tuple[int, Uplink] | None:
+        """The index of the interface that has `address`, and the interface."""
+        for index, found, _ in await self._addresses():
+            if found == address:
+                for link in await self._socket.link("get", index=index):
+                    return index, Uplink(link.get("ifname"), link.get("mtu"))
+        return None
+
     @property
     def _socket(self) -> AsyncIPRoute:
         if self._rtnl is None:

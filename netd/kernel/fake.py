@@ -26,13 +26,17 @@ from netd.objects import (
     BridgePort,
     Change,
     Element,
+    Flood,
+    HostLink,
     KernelObject,
     Op,
+    Remote,
     Remove,
     Route,
     Sysctl,
     Up,
     Veth,
+    Vxlan,
 )
 
 DEVICE = 4
@@ -57,6 +61,7 @@ class FakeKernel:
         self.writes = 0
         self.started = False
         self.uplink_: Uplink | None = Uplink("eth0", 1500)
+        self.underlays: dict[IPAddress, Uplink] = {}
         self.addresses: set[IPAddress] = set()
         self.networks: set[tuple[str, IPAddress, int]] = set()
         self.flushed: list[tuple[IPAddress | None, int]] = []
@@ -172,9 +177,11 @@ class FakeKernel:
         self._check_place(wanted)
         present = self._objects.get(wanted.key)
         match wanted:
-            case Bridge() | Veth():
+            case Bridge() | Veth() | Vxlan():
                 self._check_link(wanted, present)
                 if isinstance(wanted, Veth) and isinstance(present, Veth) and _peer(present) != _peer(wanted):
+                    self._forget(present)
+                if isinstance(wanted, Vxlan) and isinstance(present, Vxlan) and _end(present) != _end(wanted):
                     self._forget(present)
             case Element():
                 element_text("add", wanted)  # refuses what does not fit the set
@@ -192,6 +199,13 @@ class FakeKernel:
             case BridgePort():
                 self._check_device(wanted, wanted.bridge, None)
                 self._check_device(wanted, wanted.name, None)
+            case Vxlan():
+                self._check_device(wanted, wanted.bridge, None)
+            case Remote():
+                self._check_device(wanted, wanted.bridge, None)
+                self._check_device(wanted, wanted.vxlan, None)
+            case Flood():
+                self._check_device(wanted, wanted.vxlan, None)
             case Address() | Up() | Route():
                 self._check_device(wanted, wanted.dev, wanted.netns)
 
@@ -201,12 +215,12 @@ class FakeKernel:
         if not any(_is_device(item, name, netns) for item in self._objects.values()):
             raise KernelError(errno.ENODEV, str(wanted))
 
-    def _check_link(self, wanted: Bridge | Veth, present: KernelObject | None) -> None:
+    def _check_link(self, wanted: HostLink, present: KernelObject | None) -> None:
         if not wanted.alias.startswith(ALIAS_PREFIX):
             raise Invalid(f"link {wanted.name}: alias {wanted.alias!r} must start with {ALIAS_PREFIX!r}")
         if wanted.name in self._foreign:
             raise AlreadyExists(f"interface {wanted.name!r} exists already and was not made by netd")
-        if isinstance(present, Bridge | Veth) and present.alias != wanted.alias:
+        if isinstance(present, HostLink) and present.alias != wanted.alias:
             raise AlreadyExists(f"interface {wanted.name!r} exists already and belongs to {present.alias!r}")
         if isinstance(wanted, Veth):
             for item in self._objects.values():
@@ -217,7 +231,7 @@ class FakeKernel:
                     )
 
     def _remove(self, unwanted: KernelObject) -> None:
-        if isinstance(unwanted, Bridge | Veth) and unwanted.name in self._foreign:
+        if isinstance(unwanted, HostLink) and unwanted.name in self._foreign:
             raise Denied(f"interface {unwanted.name!r} was not made by netd and is left alone")
         present = self._objects.get(unwanted.key)
         if present is None or isinstance(unwanted, Sysctl):
@@ -228,7 +242,7 @@ class FakeKernel:
     def _forget(self, item: KernelObject) -> None:
         """Take `item` away with all that the kernel takes along."""
         self._objects.pop(item.key, None)
-        if isinstance(item, Bridge | Veth):
+        if isinstance(item, HostLink):
             devices = {(None, item.name)}
             if isinstance(item, Veth):
                 devices.add((item.netns, item.peer))  # type: ignore[arg-type]
@@ -247,7 +261,7 @@ class FakeKernel:
                 case Veth():
                     # The host sees the identity of the peer's namespace, not where it can be opened.
                     found.add(replace(item, netns=replace(item.netns, path="")))
-                case Bridge() | BridgePort() | Element():
+                case Bridge() | Vxlan() | BridgePort() | Remote() | Flood() | Element():
                     found.add(item)
                 case Address(netns=None) | Route(netns=None):
                     found.add(item)
@@ -351,10 +365,14 @@ def _peer(veth: Veth) -> tuple[str, str, Netns]:
     return veth.peer, veth.peer_mac, veth.netns
 
 
+def _end(vxlan: Vxlan) -> tuple[int, IPAddress, int]:
+    return vxlan.vni, vxlan.local, vxlan.port
+
+
 def _is_device(item: KernelObject, name: str, netns: Netns | None) -> bool:
     """Whether `item` is what makes interface `name` exist in `netns`."""
     if netns is None:
-        return isinstance(item, Bridge | Veth) and item.name == name
+        return isinstance(item, HostLink) and item.name == name
     return name == "lo" or (isinstance(item, Veth) and item.peer == name and item.netns == netns)
 
 
@@ -363,6 +381,10 @@ def _stands_on(item: KernelObject) -> set[tuple[Netns | None, str]]:
     match item:
         case BridgePort():
             return {(None, item.name), (None, item.bridge)}
+        case Remote():
+            return {(None, item.bridge), (None, item.vxlan)}
+        case Flood():
+            return {(None, item.vxlan)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}
         case Sysctl(path=("net", _, "conf", ifname, _)):

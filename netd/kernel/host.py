@@ -37,7 +37,21 @@ from netd.kernel.monitor import Monitor
 from netd.kernel.nft import Nft
 from netd.kernel.ports import ApplyError, Drift, Uplink
 from netd.model import IPAddress, Netns, Proto
-from netd.objects import Address, Bridge, Change, Element, KernelObject, Op, Remove, Route, Sysctl, Up, Veth
+from netd.objects import (
+    Address,
+    Bridge,
+    Change,
+    Element,
+    HostLink,
+    KernelObject,
+    Op,
+    Remove,
+    Route,
+    Sysctl,
+    Up,
+    Veth,
+    Vxlan,
+)
 
 DELETING_THREADS = 16
 NFT, DELETE, HOST = "nft", "delete", "host"
@@ -50,7 +64,7 @@ def _place(op: Op) -> str | Netns:
     match item:
         case Element():
             return NFT
-        case Bridge() | Veth():
+        case Bridge() | Veth() | Vxlan():
             return DELETE if isinstance(op, Remove) else HOST
         case Address() | Up() | Route() | Sysctl() if item.netns is not None:
             return item.netns
@@ -183,9 +197,7 @@ class HostKernel:
 
     async def _delete_links(self, ops: Sequence[Op]) -> None:
         """Delete links; return when all of them have left the namespace, or raise why not."""
-        names = [
-            op.object.name for op in ops if isinstance(op, Remove) and isinstance(op.object, Bridge | Veth)
-        ]
+        names = [op.object.name for op in ops if isinstance(op, Remove) and isinstance(op.object, HostLink)]
         indexes = await self._host.run(self._host.deletable, names)
         if not indexes:
             return
@@ -231,6 +243,12 @@ class HostKernel:
 
     async def uplink(self) -> Uplink | None:
         return await self._facts.uplink()
+
+    async def underlay(self, address: IPAddress) -> Uplink | None:
+        found = await self._facts.underlay(address)
+        index, uplink = found or (0, None)
+        self._monitor.underlay(index, address)
+        return uplink
 
     # Namespaces, conntrack, the rest ---------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 
 from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError
-from netd.kernel import dumps, fastnl, netns, sysctl
+from netd.kernel import dumps, fastnl, netns, sysctl, vxlan
 from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
 from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
@@ -30,13 +30,17 @@ from netd.objects import (
     BridgePort,
     Change,
     Element,
+    Flood,
+    HostLink,
     KernelObject,
     Op,
+    Remote,
     Remove,
     Route,
     Sysctl,
     Up,
     Veth,
+    Vxlan,
 )
 
 GONE = {errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT}
@@ -63,6 +67,7 @@ class Links:
         self._socket = socket
         self._wrote = wrote
         self._on_host = on_host
+        self._entries = vxlan.Entries(socket, self._send, self._send_removal)
 
     def apply(self, ops: Sequence[Op], done: list[Op]) -> None:
         """Carry out `ops` in order, appending each to `done` when it has taken effect.
@@ -84,7 +89,7 @@ class Links:
 
     def _add(self, wanted: KernelObject) -> None:
         match wanted:
-            case Bridge() | Veth():
+            case Bridge() | Veth() | Vxlan():
                 self._add_link(wanted)
             case BridgePort():
                 self._join(wanted)
@@ -92,6 +97,8 @@ class Links:
                 self._add_address(wanted)
             case Route():
                 self._add_route(wanted)
+            case Remote() | Flood():
+                self._entries.add(wanted, *self._ends(wanted))
             case Up():
                 self._send(fastnl.link_change(self._index(wanted.dev, wanted), up=True))
             case Sysctl():
@@ -102,18 +109,20 @@ class Links:
 
     def _change(self, old: KernelObject, new: KernelObject) -> None:
         match new:
-            case Bridge() | Veth():
+            case Bridge() | Veth() | Vxlan():
                 self._add(new)
             case Route():
                 # Not NLM_F_REPLACE: it replaces whatever route has this destination, ours or not.
                 self._remove(old)
                 self._add_route(new)
+            case Remote() if isinstance(old, Remote):
+                self._entries.change(old, new, *self._ends(new))
             case _:
                 self._add(new)
 
     def _remove(self, unwanted: KernelObject) -> None:
         match unwanted:
-            case Bridge() | Veth():
+            case Bridge() | Veth() | Vxlan():
                 raise TypeError("links are deleted through `deletable` and `delete`, which need not wait")
             case BridgePort():
                 link = self._find(unwanted.name)
@@ -125,6 +134,10 @@ class Links:
                 if index := _index_or_zero(unwanted.dev):
                     gone = fastnl.route_delete(unwanted.destination, index, unwanted.via, ROUTE_PROTOCOL)
                     self._send_removal(gone)
+            case Remote(bridge=bridge, vxlan=vxlan):
+                self._entries.remove(unwanted, self._index_of_ours(bridge), self._index_of_ours(vxlan))
+            case Flood(vxlan=vxlan):
+                self._entries.remove(unwanted, 0, self._index_of_ours(vxlan))
             case Up():
                 if index := _index_or_zero(unwanted.dev):
                     self._send_removal(fastnl.link_change(index, up=False))
@@ -168,7 +181,7 @@ class Links:
 
     # Links -----------------------------------------------------------------------------------------
 
-    def _add_link(self, wanted: Bridge | Veth) -> None:
+    def _add_link(self, wanted: HostLink) -> None:
         """Create a link, or turn the one of that name into what is wanted if it is the same one of ours."""
         if not wanted.alias.startswith(ALIAS_PREFIX):
             raise Invalid(f"link {wanted.name}: alias {wanted.alias!r} must start with {ALIAS_PREFIX!r}")
@@ -184,9 +197,14 @@ class Links:
             self._create(wanted)
         self._tag(wanted)
 
-    def _taken(self, wanted: Bridge | Veth) -> Link:
+    def _taken(self, wanted: HostLink) -> Link:
         """The link of ours that has the wanted name. Raises `AlreadyExists` if it is somebody else's."""
         link = self._find(wanted.name)
+        if link is None and isinstance(wanted, Vxlan):
+            raise AlreadyExists(
+                f"VNI {wanted.vni} is used by a VXLAN device of this host that netd did not make; remove "
+                "that, or make the network again to get another"
+            )
         if link is None and isinstance(wanted, Veth):
             raise AlreadyExists(
                 f"interface {wanted.peer!r} exists already in network namespace {wanted.netns.label!r}"
@@ -194,29 +212,36 @@ class Links:
         if link is None or link.name != wanted.name:
             held = f" as another name of {link.name!r}" if link else ""
             raise AlreadyExists(f"interface name {wanted.name!r} is taken{held}")
-        found = dumps.veth_of(link) if isinstance(wanted, Veth) else dumps.bridge_of(link)
+        found = _as_found(link, wanted)
         if not link.ours or (found.alias and found.alias != wanted.alias):
             owner = f"belongs to {link.alias!r}" if link.alias else "was not made by netd"
             raise AlreadyExists(f"interface {wanted.name!r} exists already and {owner}")
         return link
 
-    def _mend(self, link: Link, wanted: Bridge | Veth) -> bool:
+    def _mend(self, link: Link, wanted: HostLink) -> bool:
         """Change what can be changed of our `link`; False if it must be made anew instead."""
         if link.half_made:
             return False
-        if isinstance(wanted, Bridge):
-            if link.kind != "bridge":
-                return False
-            self._adjust(link, wanted, dumps.bridge_of(link), mac=wanted.mac)
-            return True
-        found = dumps.veth_of(link)
-        same_peer = (found.peer, found.peer_mac, found.netns) == (wanted.peer, wanted.peer_mac, wanted.netns)
-        if link.kind != "veth" or not same_peer:
+        if link.kind != type(wanted).__name__.lower():
             return False
-        self._adjust(link, wanted, found, mac="")
+        match wanted, _as_found(link, wanted):
+            case Veth(), Veth() as found:
+                peer = (found.peer, found.peer_mac, found.netns)
+                if peer != (wanted.peer, wanted.peer_mac, wanted.netns):
+                    return False
+                if link.mtu != wanted.mtu:
+                    self._adjust_peer(wanted)
+                self._adjust(link, wanted, found, mac="")
+            case Vxlan(), Vxlan() as found:
+                if (found.vni, found.local, found.port) != (wanted.vni, wanted.local, wanted.port):
+                    return False
+                self._plug(link, wanted)
+                self._adjust(link, wanted, found, mac=wanted.mac)
+            case _, found:
+                self._adjust(link, wanted, found, mac=wanted.mac if isinstance(wanted, Bridge) else "")
         return True
 
-    def _adjust(self, link: Link, wanted: Bridge | Veth, found: Bridge | Veth, *, mac: str) -> None:
+    def _adjust(self, link: Link, wanted: HostLink, found: HostLink, *, mac: str) -> None:
         if (link.mtu, link.up) != (wanted.mtu, True) or (mac and link.mac != mac):
             self._send(fastnl.link_change(link.index, up=True, mtu=wanted.mtu, mac=mac))
         if found.altname != wanted.altname:
@@ -225,11 +250,25 @@ class Links:
                     self._send_removal(fastnl.altname(fastnl.RTM_DELLINKPROP, link.index, name))
             self._give_altname(link.index, wanted)
 
-    def _create(self, wanted: Bridge | Veth) -> None:
+    def _adjust_peer(self, wanted: Veth) -> None:
+        """Give the other end the MTU too, or it would send what this end no longer takes."""
+
+        def work() -> None:
+            netns.enter(wanted.netns)
+            with fastnl.Socket() as socket:
+                self._wrote()
+                socket.request(fastnl.link_change(if_nametoindex(wanted.peer), mtu=wanted.mtu))
+
+        netns.blocking(work, "peer")
+
+    def _create(self, wanted: HostLink) -> None:
         if isinstance(wanted, Bridge):
             # One byte off: a bridge follows the smallest MTU of its ports until its own is changed,
             # and setting what it already has would be no change (br_change_mtu). `_tag` sets it.
             self._send(fastnl.bridge_create(wanted.name, wanted.mac, wanted.mtu ^ 1, BIRTH_GROUP))
+            return
+        if isinstance(wanted, Vxlan):
+            self._send(vxlan.create(wanted, BIRTH_GROUP))
             return
         descriptor = netns.open_checked(wanted.netns)
         try:
@@ -241,22 +280,24 @@ class Links:
         finally:
             os.close(descriptor)
 
-    def _tag(self, wanted: Bridge | Veth) -> None:
+    def _tag(self, wanted: HostLink) -> None:
         """Give a link that was just created its alias and altname; undo the creation if that fails."""
         alias = dumps.veth_alias(wanted) if isinstance(wanted, Veth) else wanted.alias
         index = if_nametoindex(wanted.name)
         try:
             # Without a link-local address of its own: the bridge speaks for its ports, and a thousand
             # ports need not each probe for duplicates and join multicast groups.
-            own_ipv6 = not (isinstance(wanted, Veth) and sysctl.has_ipv6())
+            own_ipv6 = not (isinstance(wanted, Veth | Vxlan) and sysctl.has_ipv6())
             change = fastnl.link_change(index, mtu=wanted.mtu, alias=alias, group=0, own_ipv6=own_ipv6)
             self._send(change)
             self._give_altname(index, wanted)
+            if isinstance(wanted, Vxlan):
+                self._plug(self._own(wanted.name, wanted), wanted)
         except (Refused, NetdError):
             self._send_removal(fastnl.link_delete(index))
             raise
 
-    def _give_altname(self, index: int, wanted: Bridge | Veth) -> None:
+    def _give_altname(self, index: int, wanted: HostLink) -> None:
         if not wanted.altname:
             return
         try:
@@ -287,6 +328,24 @@ class Links:
                 self._send(fastnl.link_change(link.index, up=False))
             self._send(fastnl.link_change(link.index, master=bridge))
         self._send(fastnl.link_change(link.index, up=True, port=(port.isolated, port.hairpin)))
+
+    def _plug(self, link: Link, wanted: Vxlan) -> None:
+        """Make a VXLAN device the sealed port that it is to be, and take it up."""
+        bridge = self._own(wanted.bridge, wanted).index
+        if link.master != bridge:
+            if link.up:  # as a port it would flood until it is sealed
+                self._send(fastnl.link_change(link.index, up=False))
+            self._send(fastnl.link_change(link.index, master=bridge))
+        self._send(vxlan.seal(link.index, wanted))
+
+    def _ends(self, wanted: Remote | Flood) -> tuple[int, int]:
+        """The indexes of the bridge (0 where it does not matter) and of the VXLAN device."""
+        bridge = self._own(wanted.bridge, wanted).index if isinstance(wanted, Remote) else 0
+        return bridge, self._own(wanted.vxlan, wanted).index
+
+    def _index_of_ours(self, name: str) -> int:
+        link = self._find(name) if name else None
+        return link.index if link and link.ours and link.name == name else 0
 
     # Addresses and routes --------------------------------------------------------------------------
 
@@ -324,6 +383,13 @@ class Links:
                 old = fastnl.route_delete(found.destination, index, found.via, ROUTE_PROTOCOL)
                 self._send_removal(old)
                 self._send(request)
+
+
+def _as_found(link: Link, wanted: HostLink) -> HostLink:
+    """The link as one of the kind that is wanted, to be compared."""
+    if isinstance(wanted, Veth):
+        return dumps.veth_of(link)
+    return vxlan.vxlan_of(link, "") if isinstance(wanted, Vxlan) else dumps.bridge_of(link)
 
 
 def _index_or_zero(name: str) -> int:

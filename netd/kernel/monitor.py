@@ -20,14 +20,15 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 
-from netd.kernel import dumps, fastnl
+from netd.kernel import dumps, fastnl, vxlan
 from netd.kernel.ports import Drift
-from netd.names import BRIDGE_PREFIX, ROUTE_PROTOCOL, VETH_PREFIX
+from netd.model import IPAddress
+from netd.names import BRIDGE_PREFIX, ROUTE_PROTOCOL, VETH_PREFIX, VXLAN_PREFIX
 
 log = logging.getLogger(__name__)
 
 # include/uapi/linux/rtnetlink.h (RTNLGRP_*), netfilter/nfnetlink.h (NFNLGRP_NFTABLES), nf_tables.h
-LINK, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF = 1, 5, 7, 9, 11, 24
+LINK, NEIGHBOUR, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF = 1, 3, 5, 7, 9, 11, 24
 RTM_DELNETCONF, NETCONFA_IFINDEX = 81, 1
 NFTABLES = 7
 NFT_MSG_NEWGEN = 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | 15: one at the end of each transaction
@@ -36,6 +37,7 @@ BUFFER = 4 << 20
 """Bytes of events that may wait while the loop is busy: some thousands of link events."""
 
 
+PREFIXES = (BRIDGE_PREFIX, VETH_PREFIX, VXLAN_PREFIX)
 PAUSE = 0.005
 """Seconds between two looks at the sockets, unless somebody waits for a link to be gone."""
 
@@ -52,6 +54,18 @@ class Monitor:
         self._watchers: set[_Pending] = set()
         self._departures: dict[int, asyncio.Future[None]] = {}
         self._ours: dict[int, str] = {}
+        self._underlay: tuple[int, IPAddress | None] = (0, None)
+
+    def underlay(self, index: int, address: IPAddress) -> None:
+        """Tell of this interface, 0 for none, and of this address too: tunnels depend on them.
+
+        Neighbours are listened to from then on only: on a host without tunnels none of them is netd's.
+        """
+        if self._underlay[1] is None:
+            for opened, interpret in self._sockets.items():
+                if interpret == self._of_route:
+                    opened.setsockopt(fastnl.SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NEIGHBOUR)
+        self._underlay = (index, address)
 
     def start(self, ours: dict[int, str]) -> None:
         """Open the sockets in the calling thread's namespace; `ours` are netd's links, index to name."""
@@ -155,13 +169,28 @@ class Monitor:
         if kind in (fastnl.RTM_NEWLINK, fastnl.RTM_DELLINK):
             return self._of_link(kind, body)
         if kind in (fastnl.RTM_NEWADDR, fastnl.RTM_DELADDR):
-            index, _, protocol = dumps.address(body)
+            index, value, protocol = dumps.address(body)
+            if value.ip == self._underlay[1]:
+                return Drift("underlay")
             if protocol == ROUTE_PROTOCOL or index in self._ours:
                 return Drift("address", self._ours.get(index, ""))
+        if kind == vxlan.RTM_DELNEIGH:
+            return self._of_neighbour(body)
         # rtm_protocol first: on a router with a full table, other people's routes come by the thousand.
         if kind in (fastnl.RTM_NEWROUTE, fastnl.RTM_DELROUTE) and body[5] == ROUTE_PROTOCOL:
             return Drift("route", self._ours.get(dumps.route(body).index, ""))
         return None
+
+    def _of_neighbour(self, body: bytes) -> Drift | None:
+        """What is removed of a remote endpoint. Neighbours come and go; only permanent entries are netd's,
+        and in forwarding tables only those of VXLAN devices."""
+        found = vxlan.entry(body)
+        name = self._ours.get(found.index, "")
+        if found.family == vxlan.AF_BRIDGE:
+            wanted = name.startswith(VXLAN_PREFIX)
+        else:
+            wanted = bool(name) and found.protocol == ROUTE_PROTOCOL
+        return Drift("neighbour", name) if wanted else None
 
     def _departed(self, index: int) -> None:
         waiting = self._departures.pop(index, None)
@@ -172,8 +201,10 @@ class Monitor:
         if body[0] != fastnl.AF_UNSPEC:
             return None  # a bridge's view of its ports (AF_BRIDGE) repeats what the link says
         index, name = dumps.index_and_name(body)
+        if index == self._underlay[0]:
+            return Drift("underlay")
         before = self._ours.get(index)
-        if not before and not name.startswith((BRIDGE_PREFIX, VETH_PREFIX)) and not dumps.link(body).ours:
+        if not before and not name.startswith(PREFIXES) and not dumps.link(body).ours:
             return None
         if kind == fastnl.RTM_DELLINK:
             self._ours.pop(index, None)

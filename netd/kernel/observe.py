@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from netd.kernel import dumps, fastnl, sysctl
+from netd.kernel import dumps, fastnl, sysctl, vxlan
 from netd.kernel.dumps import Link
 from netd.model import Netns
 from netd.objects import Address, KernelObject, Route, Sysctl, Up
@@ -21,10 +21,11 @@ def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
         links = {link.index: link for link in map(dumps.link, socket.dump(fastnl.link_dump()))}
         addresses = dumps.own_addresses(socket)
         routes = dumps.own_routes(socket)
-    found: set[KernelObject] = set()
-    for link in links.values():
-        if link.ours:
-            found.update(_of_link(link, links))
+        found: set[KernelObject] = set()
+        for link in links.values():
+            if link.ours:
+                found.update(_of_link(link, links))
+                found.update(_far_away(socket, link, links))
     found.update(Address(links[index].name, value) for index, value in addresses if index in links)
     for route in routes:
         if route.index in links:
@@ -37,9 +38,26 @@ def _of_link(link: Link, links: dict[int, Link]) -> Iterator[KernelObject]:
     if link.kind == "bridge":
         yield dumps.bridge_of(link)
         return
+    if link.kind == "vxlan":
+        yield vxlan.vxlan_of(link, _name(link.master, links))
+        return
     yield dumps.veth_of(link)
     if link.master in links:
         yield dumps.port_of(link, links[link.master].name)
+
+
+def _far_away(socket: fastnl.Socket, link: Link, links: dict[int, Link]) -> Iterator[KernelObject]:
+    """The remote endpoints behind a VXLAN device that is a port."""
+    if link.kind == "vxlan" and link.master in links:
+        neighbours = socket.dump(vxlan.neighbour_dump(link.master))
+        table = socket.dump(vxlan.table_dump(link.index))
+        yield from vxlan.remotes(
+            links[link.master].name, link.name, map(vxlan.entry, neighbours), map(vxlan.entry, table)
+        )
+
+
+def _name(index: int, links: dict[int, Link]) -> str:
+    return links[index].name if index in links else ""
 
 
 def sandbox(netns: Netns, names: Collection[str], sysctls: SysctlPaths) -> frozenset[KernelObject]:

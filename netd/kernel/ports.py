@@ -28,7 +28,8 @@ class Uplink:
 class Drift:
     """Something outside netd touched kernel state that may be netd's.
 
-    `what` is "link", "address", "route", "nft" or "overflow" (events were lost: look at everything);
+    `what` is "link", "address", "route", "neighbour", "nft", "underlay" (see `Kernel.underlay`) or
+    "overflow" (events were lost: look at everything);
     `name` narrows it where the event says so (an interface name), else it is empty.
     """
 
@@ -147,6 +148,10 @@ class Kernel(Protocol):
 
     async def uplink(self) -> Uplink | None:
         """Where the default route goes, IPv4 first; None where there is none."""
+
+    async def underlay(self, address: IPAddress) -> Uplink | None:
+        """The interface that has `address`; None where the host has no such address. From now on `watch`
+        also tells ("underlay") of what happens to that interface and to that address."""
 
     async def netns_create(self, label: str) -> Netns:
         """Make a network namespace, `lo` up, held by a bind mount below the run dir, named `label`."""

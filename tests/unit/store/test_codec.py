@@ -50,6 +50,7 @@ NETWORK = Network(
     created=1.5,
     scope=Scope.CLUSTER,
     vni=4097,
+    mtu_limit=1400,
 )
 SANDBOX = Sandbox(
     id="cd" * 16,

@@ -1,0 +1,133 @@
+"""The overlay driver: one network on many hosts, its frames carried between them by VXLAN (RFC 7348).
+
+On each host an overlay is a bridge network, made by the bridge driver. The bridge has the same gateway
+addresses and the same MAC everywhere (an anycast gateway; the MAC follows from the network's id), so
+the way out, published ports and the DNS are always those of the container's own host, and a container
+that moves finds its gateway unchanged.
+
+What makes it one network is a VXLAN device as a further port of the bridge, and for each endpoint that
+lives elsewhere a `Remote`: from it the bridge answers ARP and neighbour discovery itself, and the
+frames go straight to the one node that has the endpoint. Nothing is learned and nothing is flooded, so
+neither a lie nor a broadcast ever travels between hosts, and a host without entries is silent. Two
+things follow that a reader might miss. A host has no address of its own in an overlay, so its own
+programs cannot speak to remote endpoints: the answer would find the gateway next to the endpoint. And
+without icc an overlay only leads out: the device is isolated as every other port is.
+
+With --opt multicast=on multicast frames are copied to every node that has an endpoint in the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from netd import names
+from netd.drivers import bridge
+from netd.errors import Invalid, Unsupported
+from netd.model import Endpoint, IPAddress, Network, Node, RemoteEndpoint, Sandbox, Scope
+from netd.objects import Flood, KernelObject, Remote, Vxlan
+
+OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
+"""Bytes that a tunnel adds, by the family of the underlay: inner Ethernet 14, VXLAN 8, UDP 8, and the
+outer IP header of 20 or 40."""
+
+LEAST: Mapping[int, int] = {4: 576, 6: 1280}
+"""The MTU below which a family does not work: RFC 791, 3.2 (what every host must accept); RFC 8200, 5."""
+
+MULTICAST, ENCAP, ENCRYPTED = "multicast", "encap", "encrypted"
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    MULTICAST: ("on", "off"),
+    ENCAP: ("auto", "always", "never"),
+    ENCRYPTED: ("wireguard",),
+}
+
+
+def check(net: Network) -> None:
+    """Raise `Invalid` for an option or value there is not, `Unsupported` for one that cannot be had."""
+    if net.scope is not Scope.CLUSTER:
+        raise Invalid(
+            f"network {net.name!r}: driver 'overlay' needs a cluster, and this daemon is in none; start it "
+            "with --cluster, or choose driver 'bridge'"
+        )
+    for option, value in net.options.items():
+        choices = _CHOICES.get(option)
+        if choices is None:
+            known = ", ".join(sorted(_CHOICES))
+            raise Invalid(f"network {net.name!r}: the overlay driver has no option {option!r}, only {known}")
+        if value not in choices:
+            raise Invalid(
+                f"network {net.name!r}: option {option}={value!r} does not exist; choose one of: "
+                f"{', '.join(choices)}"
+            )
+    if ENCRYPTED in net.options:
+        raise Unsupported(
+            f"network {net.name!r}: {ENCRYPTED}=wireguard needs a WireGuard link (kernel link type "
+            "'wireguard'), which netd cannot make here; it is refused because its frames would travel in "
+            "clear: leave the option out only if the underlay may be trusted"
+        )
+    if net.options.get(ENCAP, "always") != "always":
+        raise Unsupported(
+            f"network {net.name!r}: {ENCAP}={net.options[ENCAP]} would route without tunnels, which cannot "
+            "keep the network's frames apart from the underlay's; use encap=always"
+        )
+
+
+def network(net: Network) -> Iterator[KernelObject]:
+    """What every host of the cluster needs for the network, whoever else there is."""
+    yield from bridge.network(net)
+
+
+def endpoint(
+    net: Network, sandbox: Sandbox, endpoint: Endpoint, default_families: Collection[int]
+) -> Iterator[KernelObject]:
+    """What an endpoint needs on its own host: the same as in a bridge network."""
+    yield from bridge.endpoint(net, sandbox, endpoint, default_families)
+
+
+def tunnel(net: Network, node: Node, port: int) -> Vxlan:
+    """This `node`'s end of all tunnels of the network."""
+    return Vxlan(
+        names.vxlan_name(net),
+        alias=f"{names.ALIAS_PREFIX}vxlan@{net.name}",
+        altname=f"netd-vxlan-{net.name}-{names.digest(net.id, 6)}",
+        vni=net.vni,
+        local=node.address,
+        port=port,
+        mac=names.vtep_mac(node.name, net),
+        mtu=net.mtu,
+        bridge=names.bridge_name(net),
+        isolated=not net.icc,
+        multicast=has_multicast(net),
+    )
+
+
+def remote(net: Network, endpoint: RemoteEndpoint, node: Node) -> Remote:
+    """How to reach `endpoint`, which is on `node`."""
+    addresses = (interface.ip for interface in endpoint.addresses)
+    return Remote(
+        names.bridge_name(net),
+        names.vxlan_name(net),
+        endpoint.mac,
+        tuple(sorted(addresses, key=lambda ip: (ip.version, int(ip)))),
+        node.address,
+    )
+
+
+def has_multicast(net: Network) -> bool:
+    """Whether the network's multicast reaches other hosts."""
+    return net.options.get(MULTICAST) == "on"
+
+
+def flood(net: Network, address: IPAddress) -> Flood:
+    """Send the network's multicast to the node at `address` too."""
+    return Flood(names.vxlan_name(net), address)
+
+
+def localised(net: Network, underlay: int, family: int) -> Network:
+    """The network as it is on a host whose underlay device, addressed in `family`, has MTU `underlay`.
+
+    Where that leaves less than IP itself needs, the outer packets are fragmented instead.
+    """
+    room = underlay - OVERHEAD[family]
+    wished = min(room, net.mtu_limit) if net.mtu_limit else room
+    return replace(net, mtu=max(wished, *(LEAST[each] for each in net.families), 0))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from netd import compile, names
+from netd.drivers import bridge, driver, overlay
+from netd.errors import Invalid, NetdError, Unsupported
+from netd.model import Network, Node, RemoteEndpoint, Scope, Subnet
+from netd.objects import Bridge, Element
+
+NET = Network(
+    id="n1",
+    name="fabric",
+    driver="overlay",
+    subnets=tuple(
+        Subnet(cidr=cidr, gateway=cidr[1]) for cidr in map(ip_network, ("10.1.0.0/24", "fd00:1::/64"))
+    ),
+    mtu=1450,
+    scope=Scope.CLUSTER,
+    vni=4097,
+)
+OURS = Node(name="h1", address=ip_address("192.0.2.1"))
+OTHER = Node(name="h2", address=ip_address("2001:db8::2"))
+WEB = RemoteEndpoint(
+    id="e1",
+    network="n1",
+    node="h2",
+    sandbox="c1",
+    name="web",
+    mac="02:42:0a:01:00:02",
+    addresses=(ip_interface("fd00:1::2/64"), ip_interface("10.1.0.2/24")),
+)
+
+
+def test_the_driver_is_found() -> None:
+    assert driver("overlay") is overlay
+
+
+def test_on_each_host_it_is_a_bridge_network_with_the_same_gateway_and_mac() -> None:
+    assert list(overlay.network(NET)) == list(bridge.network(NET))
+    [made] = [item for item in overlay.network(NET) if isinstance(item, Bridge)]
+    assert made.mac == names.mac_of("n1"), "follows from what all hosts know"
+
+
+def test_its_way_out_is_clamped() -> None:
+    clamped = Element("inet", "clamped", (names.bridge_name(NET),))
+    assert clamped in compile.network(NET)
+    assert clamped not in compile.network(replace(NET, driver="bridge", scope=Scope.LOCAL))
+
+
+def test_a_tunnel_end() -> None:
+    assert str(overlay.tunnel(NET, OURS, 4789)) == (
+        f"link   {names.vxlan_name(NET)} vxlan alias netd:vxlan@fabric "
+        f"altname netd-vxlan-fabric-{names.digest('n1', 6)} vni 4097 local 192.0.2.1 port 4789 "
+        f"mac {names.mac_of('h1/n1')} mtu 1450 up master {names.bridge_name(NET)}"
+    )
+    assert overlay.tunnel(replace(NET, icc=False), OURS, 4789).isolated
+    assert overlay.tunnel(replace(NET, options={"multicast": "on"}), OURS, 4789).multicast
+
+
+def test_a_remote_endpoint() -> None:
+    assert str(overlay.remote(NET, WEB, OTHER)) == (
+        f"remote 02:42:0a:01:00:02 10.1.0.2 fd00:1::2 dev {names.bridge_name(NET)} via 2001:db8::2 "
+        f"dev {names.vxlan_name(NET)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("underlay", "family", "limit", "mtu"),
+    [
+        (1500, 4, 0, 1450),
+        (1500, 6, 0, 1430),
+        (9000, 4, 0, 8950),
+        (1500, 4, 1400, 1400),
+        (1400, 6, 1400, 1330),
+    ],
+)
+def test_the_mtu_leaves_room_for_the_tunnel(underlay: int, family: int, limit: int, mtu: int) -> None:
+    assert overlay.localised(replace(NET, mtu_limit=limit), underlay, family).mtu == mtu
+
+
+def test_the_mtu_never_falls_below_what_ip_needs() -> None:
+    assert overlay.localised(NET, 1280, 6).mtu == 1280, "or the kernel would take IPv6 away"
+    assert overlay.localised(replace(NET, subnets=NET.subnets[:1]), 600, 4).mtu == 576
+
+
+@pytest.mark.parametrize(
+    ("net", "kind", "words"),
+    [
+        (replace(NET, scope=Scope.LOCAL), Invalid, "needs a cluster"),
+        (replace(NET, options={"bridge.name": "br0"}), Invalid, "no option 'bridge.name'"),
+        (replace(NET, options={"multicast": "yes"}), Invalid, "choose one of: on, off"),
+        (replace(NET, options={"encrypted": "ipsec"}), Invalid, "choose one of: wireguard"),
+        (replace(NET, options={"encrypted": "wireguard"}), Unsupported, "kernel link type 'wireguard'"),
+        (replace(NET, options={"encap": "auto"}), Unsupported, "use encap=always"),
+        (replace(NET, options={"encap": "never"}), Unsupported, "use encap=always"),
+    ],
+)
+def test_refuses(net: Network, kind: type[NetdError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        overlay.check(net)
+
+
+def test_accepts_what_it_can_do() -> None:
+    overlay.check(replace(NET, options={"multicast": "on", "encap": "always"}))
