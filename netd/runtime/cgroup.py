@@ -5,11 +5,13 @@ pids controllers, else one in each of the v1 hierarchies. <run dir> is a token t
 holds, so daemons do not meet, and a group without a directory there is an orphan that can be found and
 removed.
 
-A group is made and its limits are set before the first process enters, and the process is inside before it
-may fork, so no moment exists in which something runs outside. How it gets there depends on the version,
-because a move may have to wait for an RCU grace period, 5 to 25 ms, while the kernel stops all forks and
-exits. On v1 a task that moves only itself is spared that (by `tasks`; cgroup_procs_write_start, Linux 5.5).
-On v2 there is no such way, so the parent moves the child while that sets itself up.
+A group is made and its limits are set before the first process is in it, and the command is in it before
+it may fork, so no moment exists in which something runs outside. netd's own PID 1 stays out of it: it is
+not the user's to count, and must not be the one that the memory limit kills.
+
+How the command gets in depends on the version. Moving a process may take 5 to 25 ms, for an RCU grace
+period in which the kernel stops all forks and exits. On v1 a task that moves only itself is spared that
+(by `tasks`; cgroup_procs_write_start, Linux 5.5); on v2 it is born inside (CLONE_INTO_CGROUP, 5.7).
 
 Killing is complete: on v2 the kernel does it (`cgroup.kill`), on v1 everything is frozen first, so that
 nothing can fork away while it is killed.
@@ -29,6 +31,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netd.errors import Unsupported
+from netd.runtime import syscalls
 from netd.runtime.spec import Limits
 
 PERIOD = 100_000
@@ -36,23 +39,31 @@ PERIOD = 100_000
 
 _V1_CONTROLLERS = ("memory", "cpu", "pids", "freezer")
 _V2_CONTROLLERS = ("memory", "cpu", "pids")
-_OWN_TASKS = 1
-"""netd's PID 1 is in the container's group too, and is not the user's to count."""
+
+
+class Door(Protocol):
+    """The way into a group, opened while its path can be reached and used where it cannot, inside."""
+
+    version: int
+
+    def fork(self) -> int:
+        """Fork, as os.fork; the child calls `enter` before anything else, and is in the group then."""
+
+    def enter(self) -> None:
+        """See `fork`."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 class Group(Protocol):
-    """One container's control group, of `version` 1 or 2; its name is "netd/<run dir>/<id>"."""
-
-    version: int
+    """One container's control group; its name is "netd/<run dir>/<id>"."""
 
     def create(self, limits: Limits) -> None:
         """Make it and set the limits. Raises `Unsupported` for a limit that this kernel cannot keep."""
 
-    def enter(self) -> None:
-        """Called by a process of one thread about to become the container's, before anything else."""
-
-    def place(self, pid: int) -> None:
-        """Called by its parent meanwhile. After both, it is inside, and so is all that it forks."""
+    def door(self) -> Door:
+        """Open the way in. Raises FileNotFoundError if the group is gone."""
 
     def oom_kills(self) -> int:
         """How many processes were killed at the memory limit."""
@@ -113,8 +124,6 @@ class V2:
 
 
 class _V2Group:
-    version = 2
-
     def __init__(self, root: str, name: str) -> None:
         self._root = root
         self._name = name
@@ -130,13 +139,10 @@ class _V2Group:
         if limits.cpus:
             _write(f"{self._path}/cpu.max", f"{int(limits.cpus * PERIOD)} {PERIOD}")
         if limits.pids:
-            _write(f"{self._path}/pids.max", str(limits.pids + _OWN_TASKS))
+            _write(f"{self._path}/pids.max", str(limits.pids))
 
-    def enter(self) -> None:
-        """The parent does it."""
-
-    def place(self, pid: int) -> None:
-        _write(f"{self._path}/cgroup.procs", str(pid))
+    def door(self) -> Door:
+        return _V2Door(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def oom_kills(self) -> int:
         return _counter(f"{self._path}/memory.events", "oom_kill")
@@ -148,6 +154,22 @@ class _V2Group:
     def remove(self) -> None:
         _remove(self._path)
         _remove_empty_parents(self._root, self._name)
+
+
+class _V2Door:
+    version = 2
+
+    def __init__(self, group: int) -> None:
+        self._group = group
+
+    def fork(self) -> int:
+        return syscalls.fork_into(self._group)
+
+    def enter(self) -> None:
+        """Born inside."""
+
+    def close(self) -> None:
+        os.close(self._group)
 
 
 class V1:
@@ -164,8 +186,6 @@ class V1:
 
 
 class _V1Group:
-    version = 1
-
     def __init__(self, mounts: dict[str, str], name: str) -> None:
         self._mounts = mounts
         self._name = name
@@ -185,14 +205,11 @@ class _V1Group:
             _write(f"{self._paths['cpu']}/cpu.cfs_period_us", str(PERIOD))
             _write(f"{self._paths['cpu']}/cpu.cfs_quota_us", str(int(limits.cpus * PERIOD)))
         if limits.pids:
-            _write(f"{self._paths['pids']}/pids.max", str(limits.pids + _OWN_TASKS))
+            _write(f"{self._paths['pids']}/pids.max", str(limits.pids))
 
-    def enter(self) -> None:
-        for path in dict.fromkeys(self._paths.values()):
-            _write(f"{path}/tasks", "0")
-
-    def place(self, pid: int) -> None:
-        """It has done so itself."""
+    def door(self) -> Door:
+        paths = dict.fromkeys(self._paths.values())
+        return _V1Door([os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC) for path in paths])
 
     def oom_kills(self) -> int:
         return _counter(f"{self._paths['memory']}/memory.oom_control", "oom_kill")
@@ -212,6 +229,24 @@ class _V1Group:
         for mount in dict.fromkeys(self._mounts.values()):
             _remove(f"{mount}/{self._name}")
             _remove_empty_parents(mount, self._name)
+
+
+class _V1Door:
+    version = 1
+
+    def __init__(self, tasks: list[int]) -> None:
+        self._tasks = tasks
+
+    def fork(self) -> int:
+        return os.fork()
+
+    def enter(self) -> None:
+        for fd in self._tasks:
+            os.write(fd, b"0")  # the writer itself
+
+    def close(self) -> None:
+        for fd in self._tasks:
+            os.close(fd)
 
 
 def _read(path: str) -> str:

@@ -19,7 +19,7 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 _RESERVED = ("/proc", "/sys", "/dev")
 
 SMALLEST_MEMORY = 6 * 1024 * 1024
-"""As in Docker; netd's own process inside takes about half of that."""
+"""As in Docker."""
 
 SMALLEST_CPUS = 0.01
 """The kernel takes no quota below a millisecond in its period of 100."""

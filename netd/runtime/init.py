@@ -81,7 +81,7 @@ def first_process(
     directory: str,
     hidden: list[host.Hidden],
     confinement: Confinement,
-    group: cgroup.Group,
+    door: cgroup.Door,
     channel: socket.socket,
     streams: Streams,
 ) -> NoReturn:
@@ -91,12 +91,13 @@ def first_process(
         syscalls.die_with_parent(signal.SIGKILL)
         syscalls.not_dumpable()
         syscalls.set_title("netd-init")
-        group.enter()
         os.setsid()
-        terminal, root = _make_world(spec, directory, hidden, group, channel)
-        command = os.fork()
+        terminal, root = _make_world(spec, directory, hidden)
+        command = door.fork()
         if command == 0:
+            door.enter()
             os.setsid()
+            _limited_view(door, root)
             _command(spec.process, confinement, channel, streams, terminal, create_workdir=root.overlay)
     except BaseException as error:
         wire.send(channel, wire.refusal(_explained(error)))
@@ -111,16 +112,15 @@ def further_process(
     pidfd: int,
     process: Process,
     confinement: Confinement,
-    group: cgroup.Group,
+    door: cgroup.Door,
     channel: socket.socket,
     streams: Streams,
 ) -> NoReturn:
-    """Be another process of the container whose PID 1 is `pidfd`; its PID namespace is ours already."""
+    """Be another process of the container whose command is `pidfd`; its PID namespace is ours already."""
     try:
+        door.enter()
         syscalls.not_dumpable()
-        group.enter()
         os.setsid()
-        _await_placement(channel)
         syscalls.setns(
             pidfd,
             syscalls.CLONE_NEWNS
@@ -139,11 +139,7 @@ def further_process(
 
 
 def _make_world(
-    spec: ContainerSpec,
-    directory: str,
-    hidden: list[host.Hidden],
-    group: cgroup.Group,
-    channel: socket.socket,
+    spec: ContainerSpec, directory: str, hidden: list[host.Hidden]
 ) -> tuple[tuple[int, int] | None, rootfs.Root]:
     """Everything that the command finds; returns its terminal, if it gets one, and its root."""
     sysctls = dict(spec.sysctls)
@@ -161,16 +157,11 @@ def _make_world(
     proc = procfs.mount_proc(root.overlay)
     procfs.set_sysctls(proc, sysctls)
     procfs.restrict(proc, dev)
-    sysfs = procfs.mount_sys(root.overlay, dev)
+    procfs.mount_sys(root.overlay, dev)
     terminal = None
     if spec.process.tty:
         terminal = devices.open_terminal(pts, spec.process.rows, spec.process.columns)
         devices.console(dev, pts, terminal[1])
-    _await_placement(channel)
-    # Only now: a cgroup namespace shows as "/" the group in which its maker is.
-    syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-    if group.version == 2:
-        procfs.mount_cgroup(sysfs)
     if spec.read_only:
         # Its working directory is made before, if it is missing.
         os.close(rootfs.make_directories(root.overlay, spec.process.workdir))
@@ -191,11 +182,11 @@ def _join_network(spec: ContainerSpec) -> None:
     os.close(fd)
 
 
-def _await_placement(channel: socket.socket) -> None:
-    """Until we are in the control group for certain nothing may be forked or executed."""
-    frame = wire.receive(channel)
-    if frame is None or frame.kind != "placed":
-        os._exit(FAILED)
+def _limited_view(door: cgroup.Door, root: rootfs.Root) -> None:
+    """Show the container its own control group as the only one: a namespace begins where its maker is."""
+    syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+    if door.version == 2:
+        procfs.mount_cgroup(root.overlay)
 
 
 def _command(

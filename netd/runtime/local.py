@@ -187,7 +187,7 @@ class LocalRuntime:
         if state.status().state != "running":
             raise InUse(f"container {id} is not running")
         spec = record.read_spec(directory)
-        request = Entry(spec, str(directory), f"{self._groups}/{id}", state.init, process)
+        request = Entry(spec, str(directory), f"{self._groups}/{id}", state.command, process)
         connection = await self._request(request)
         try:
             frame = await connection.expect("running", "error")

@@ -18,6 +18,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from netd.errors import Exhausted, InUse, NetdError
 from netd.runtime import cgroup, host, init, logs, record, syscalls, wire
@@ -112,6 +113,7 @@ def keep_container(
     group = hierarchy.group(request.group)
     try:
         group.create(request.spec.limits)
+        door = group.door()
         os.chdir(request.directory)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(wire.SOCKET_NAME)  # a relative name: an absolute one may exceed the 107 bytes allowed
@@ -121,7 +123,7 @@ def keep_container(
         channel, inside = _channel()
         ends, streams = _streams(request.spec.process)
         syscalls.unshare(syscalls.CLONE_NEWPID)
-        pid = _fork()
+        pid = _fork(os.fork)
         if pid == 0:
             channel.close()
             init.first_process(
@@ -129,12 +131,13 @@ def keep_container(
                 request.directory,
                 hidden,
                 confinement,
-                group,
+                door,
                 inside,
                 streams,
             )
         inside.close()
-        command = _placed(group, pid, channel, streams, ends)
+        door.close()
+        command = _ready(pid, channel, streams, ends)
         state = Record(monitor=Task.of(os.getpid()), init=Task.of(pid), command=Task.of(command))
         log = logs.Writer(directory, request.spec.log_bytes)
         record.write(directory, record.STATUS, state)
@@ -171,20 +174,22 @@ def keep_exec(
     syscalls.set_title(f"netd-exec {request.spec.id}")
     _settle(request.directory)
     try:
-        group = hierarchy.group(request.group)
-        pidfd = os.pidfd_open(request.init.pid)
-        if not request.init.alive():
+        # The command's namespaces, not PID 1's, whose control group is another one.
+        pidfd = os.pidfd_open(request.command.pid)
+        if not request.command.alive():
             raise InUse("the container is not running")
         channel, inside = _channel()
         ends, streams = _streams(request.process)
+        door = hierarchy.group(request.group).door()
         syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
-        pid = _fork()
+        pid = _fork(door.fork)
         if pid == 0:
             channel.close()
-            init.further_process(pidfd, request.process, confinement, group, inside, streams)
+            init.further_process(pidfd, request.process, confinement, door, inside, streams)
         inside.close()
+        door.close()
         os.close(pidfd)
-        _placed(group, pid, channel, streams, ends)
+        _ready(pid, channel, streams, ends)
         carrier = _Exec(ends, pid, channel, reply)
     except Exception as error:
         gone = isinstance(error, (ProcessLookupError, FileNotFoundError))
@@ -226,17 +231,15 @@ def _streams(process: Process) -> tuple[Ends, init.Streams]:
     return ends, init.Streams(stdin_read, out_write, err_write)
 
 
-def _fork() -> int:
+def _fork(fork: Callable[[], int]) -> int:
     try:
-        return os.fork()
+        return fork()
     except OSError as error:
         raise Exhausted(f"no process can be started: {error.strerror}") from error
 
 
-def _placed(group: cgroup.Group, pid: int, channel: socket.socket, streams: init.Streams, ends: Ends) -> int:
-    """Put the child into its group while it sets itself up; returns the command's pid once it is ready."""
-    group.place(pid)
-    wire.send(channel, Frame("placed"))
+def _ready(pid: int, channel: socket.socket, streams: init.Streams, ends: Ends) -> int:
+    """Wait until the child has set everything up; returns the command's pid."""
     for fd in streams:
         if fd >= 0:
             os.close(fd)

@@ -80,22 +80,22 @@ def restrict(proc: int, dev: int) -> None:
             attach(again, proc, path, close=True)
 
 
-def mount_sys(root: int, dev: int) -> int:
-    """Mount a read-only sysfs of this network namespace on /sys; returns its root."""
+def mount_sys(root: int, dev: int) -> None:
+    """Mount a read-only sysfs of this network namespace on /sys."""
     sysfs = syscalls.new_filesystem("sysfs", _QUIET | syscalls.RDONLY)
     attach(sysfs, root, "sys")
     for path in _SYS_MASKED:
         _mask(sysfs, path, dev)
-    return sysfs
+    os.close(sysfs)
 
 
-def mount_cgroup(sysfs: int) -> None:
+def mount_cgroup(root: int) -> None:
     """Mount the container's own part of the v2 tree, read-only, where programs look for their limits.
 
     Called in the cgroup namespace. Version 1 is not mounted at all: its release_agent runs a program on the
     host (CVE-2022-0492), and it has no namespace that would hide other hierarchies.
     """
-    attach(syscalls.new_filesystem("cgroup2", _QUIET | syscalls.RDONLY), sysfs, "fs/cgroup", close=True)
+    attach(syscalls.new_filesystem("cgroup2", _QUIET | syscalls.RDONLY), root, "sys/fs/cgroup", close=True)
 
 
 def _mask(base: int, path: str, dev: int) -> None:

@@ -13,12 +13,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import struct
 from functools import cache
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_holding = ctypes.PyDLL(None, use_errno=True)
+_holding.syscall.restype = ctypes.c_long
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -26,6 +29,8 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+
+_CLONE_INTO_CGROUP = 0x200000000
 
 AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -49,6 +54,7 @@ _MOVE_MOUNT = 429
 _FSOPEN = 430
 _FSCONFIG = 431
 _FSMOUNT = 432
+_CLONE3 = 435
 _CLOSE_RANGE = 436
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
@@ -84,6 +90,17 @@ def _call(name: str, number: int, *arguments: object) -> int:
 def unshare(flags: int) -> None:
     """Move this process into new namespaces (for CLONE_NEWPID: its next children)."""
     _checked(_libc.unshare(flags), "unshare")
+
+
+def fork_into(cgroup: int) -> int:
+    """Fork as os.fork does, the child being born into the v2 control group of a descriptor.
+
+    For a process of one thread that will execute something or end: Python is not told of the fork, and
+    has nothing to mend then. By PyDLL, so that the interpreter's lock is held on both sides of it.
+    """
+    arguments = struct.pack("11Q", _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
+    number, size = ctypes.c_long(_CLONE3), ctypes.c_size_t(len(arguments))
+    return _checked(_holding.syscall(number, arguments, size), "clone3")
 
 
 def setns(fd: int, flags: int) -> None:
@@ -200,9 +217,9 @@ def _arguments() -> tuple[int, int]:
     return start, end - start
 
 
-def die_with_parent(signal: int) -> None:
-    """Ask for `signal` when the parent dies."""
-    _checked(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0), "prctl(PDEATHSIG)")
+def die_with_parent(number: int) -> None:
+    """Ask for the signal `number` when the parent dies."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0), "prctl(PDEATHSIG)")
 
 
 def not_dumpable() -> None:

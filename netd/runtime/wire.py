@@ -14,8 +14,7 @@ is attached to it; these are only spoken here, below `Attached`:
                         "error"       it could not be; data is the message, code 126 or 127 as in a shell
                         "failed"      the container could not be made; data is "Class: message"
                         "grown"       there is more in the log
-    inside              "placed"      from the monitor to PID 1: you are in your control group
-                        "ready", "run", "error", "failed" likewise, between the monitor and the command
+    inside              "ready", "run", "error", "failed" likewise, between the monitor and the command
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ MAXIMUM = _HEADER.size + CHUNK
 
 _KINDS = (
     *("stdout", "stderr", "exit", "stdin", "eof", "resize", "signal"),
-    *("attach", "run", "wait", "follow", "ready", "running", "error", "failed", "grown", "placed"),
+    *("attach", "run", "wait", "follow", "ready", "running", "error", "failed", "grown"),
 )
 # A kind's number is its place here. Monitors of an older netd go on speaking with a newer daemon, so kinds
 # are only ever added at the end.
@@ -89,12 +88,12 @@ class Creation(msgspec.Struct, frozen=True, tag=True):
 
 
 class Entry(msgspec.Struct, frozen=True, tag=True):
-    """A process to start in the container of `spec`, whose PID 1 is `init`."""
+    """A process to start in the container of `spec`, whose first command is `command`."""
 
     spec: ContainerSpec
     directory: str
     group: str
-    init: Task
+    command: Task
     process: Process
 
 

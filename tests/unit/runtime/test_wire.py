@@ -48,7 +48,7 @@ def test_last_words_of_a_peer_that_left_something_unread() -> None:
     """The kernel reports ECONNRESET before them."""
     ours, theirs = wire.pair()
     with ours:
-        wire.send(ours, Frame("placed"))
+        wire.send(ours, Frame("run"))
         wire.send(theirs, Frame("failed", b"Invalid: the reason"))
         theirs.close()
         assert wire.receive(ours) == Frame("failed", b"Invalid: the reason")
