@@ -60,6 +60,8 @@ class Engine:
         bind: Bind = bind,
     ) -> None:
         self.view = View()
+        self.ended: tuple[Attached, ...] = ()
+        """Attachments that ended while no daemon looked, for whoever has something to tidy up after them."""
         self._kernel = kernel
         self._store = store
         self._feed = feed
@@ -87,7 +89,7 @@ class Engine:
         await self._store.open()
         await self._kernel.start()
         found = await recovery.recover(self._store, self._kernel)
-        self.view = found.view
+        self.view, self.ended = found.view, tuple(found.dropped)
         self._forwarding.recall(found.facts)
         history = self._remember_addresses(found)
         await self._reconciler.begin(found.suspects)

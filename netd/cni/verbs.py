@@ -54,12 +54,14 @@ class Verbs:
         self._locks = Locks()
         self._using: Counter[str] = Counter()
         self._lent = {
-            sandbox: record
-            for sandbox in engine.view.sandboxes
-            for endpoint in engine.view.endpoints_of(sandbox)
+            endpoint.sandbox: record
+            for endpoint in (
+                *engine.view.endpoints.values(),
+                *(e for each in engine.ended for e in each.endpoints),
+            )
             if (record := endpoint.options.get(IPAM))
         }
-        """What other plugins' IPAM gave to attachments that live, by sandbox."""
+        """What other plugins' IPAM gave and has not got back, by sandbox."""
         self._interfaces: defaultdict[str, set[str]] = defaultdict(set)
         """The sandboxes of each container. Some may be gone: the view knows."""
         for sandbox in engine.view.sandboxes.values():
