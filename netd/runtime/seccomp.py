@@ -15,8 +15,8 @@ Only the native calls of the machine are known: a 32-bit program in a 64-bit con
 from __future__ import annotations
 
 import errno
+import os
 import platform
-import tempfile
 from collections.abc import Iterable, Iterator
 
 import pyseccomp
@@ -97,7 +97,7 @@ def compile(capabilities: Iterable[str]) -> bytes:
             program.add_rule(pyseccomp.ALLOW, number)
     for number in range(last + 1, _HIGHEST):
         program.add_rule(pyseccomp.ERRNO(errno.ENOSYS), number)
-    with tempfile.TemporaryFile() as file:
+    with os.fdopen(os.memfd_create("filter"), "w+b") as file:
         program.export_bpf(file)
         file.seek(0)
         return file.read()
