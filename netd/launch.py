@@ -14,14 +14,14 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TypeVar
 
 import msgspec
 
 from netd import names
 from netd.errors import Invalid
-from netd.model import IPAddress, Netns, Network, Owner, PortMapping, Proto, Sandbox, Want
+from netd.model import IPAddress, Netns, Network, Owner, PortMapping, Proto, Sandbox, StaticRoute, Want
 from netd.ports import parse_publish
 from netd.runtime.spec import ContainerSpec, Limits, Process, Volume
 
@@ -48,6 +48,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     ifname: str = ""
     gw_priority: int = 0
+    routes: tuple[str, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +144,7 @@ def want(attachment: Attachment) -> Want:
         aliases=tuple(map(_alias, attachment.aliases)),
         ifname=names.check_ifname(attachment.ifname) if attachment.ifname else "",
         gateway_priority=attachment.gw_priority,
+        routes=tuple(map(_route, attachment.routes)),
     )
 
 
@@ -338,6 +340,18 @@ def _hostname(option: str, text: str) -> str:
             f"{option} {text!r} is not a host name: letters, digits, '-', '_' and '.', at most 64 bytes"
         )
     return text
+
+
+def _route(text: str) -> StaticRoute:
+    """ "NETWORK via ADDRESS", or "NETWORK" alone for what is reached without a router."""
+    destination, via, gateway = text.partition(" via ")
+    try:
+        network = ip_network(destination.strip())
+    except ValueError:
+        raise Invalid(
+            f"route {text!r} must have the form NETWORK via ADDRESS, like 10.0.0.0/8 via 10.89.0.2"
+        ) from None
+    return StaticRoute(destination=network, via=_address("route via", gateway.strip()) if via else None)
 
 
 def _alias(text: str) -> str:

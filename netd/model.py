@@ -237,7 +237,8 @@ class NetworkRequest:
     """A network as it is asked for; the engine resolves what is left out into a `Network`.
 
     Texts are as the caller typed them: the engine parses and refuses them with a message that names
-    the value. `mtu` 0 takes the uplink's. `ipv6` asks for a ULA /64 where no IPv6 subnet is named.
+    the value. `mtu` 0 takes the uplink's. `ipv6` asks for a ULA /64 where no IPv6 subnet is named;
+    without `ipv4` there is no IPv4 at all.
     """
 
     name: str
@@ -247,6 +248,7 @@ class NetworkRequest:
     ip_ranges: tuple[str, ...] = ()
     aux_addresses: Mapping[str, str] = field(default_factory=dict)
     ipv6: bool = False
+    ipv4: bool = True
     internal: bool = False
     icc: bool = True
     gateway_mode: str = "nat"

@@ -56,7 +56,9 @@ def resolve(
         cidr = _parse_subnet(text)
         _refuse_overlap(cidr, [*((other, "another --subnet of this request") for other in cidrs), *taken])
         cidrs.append(cidr)
-    if not any(cidr.version == 4 for cidr in cidrs):
+    if not request.ipv4:
+        _check_ipv6_only(request, cidrs)
+    elif not any(cidr.version == 4 for cidr in cidrs):
         cidrs.insert(0, _from_pools(pools, taken))
     if request.ipv6 and not any(cidr.version == 6 for cidr in cidrs):
         cidrs.append(_ula(network_id, taken))
@@ -64,6 +66,16 @@ def resolve(
     ranges = _one_each("ip-range", cidrs, [_parse_range(text) for text in request.ip_ranges])
     reserved = _reserved(cidrs, request.aux_addresses)
     return tuple(_subnet(cidr, gateways.get(cidr), ranges.get(cidr), reserved[cidr]) for cidr in cidrs)
+
+
+def _check_ipv6_only(request: NetworkRequest, cidrs: Sequence[IPNetwork]) -> None:
+    for cidr in cidrs:
+        if cidr.version == 4:
+            raise Invalid(
+                f"subnet {cidr} is IPv4, which this network is to do without; leave one of them out"
+            )
+    if not cidrs and not request.ipv6:
+        raise Invalid("a network without IPv4 needs an IPv6 subnet: name one, or ask for --ipv6")
 
 
 def _subnet(

@@ -32,6 +32,7 @@ def network_request(message: pb.CreateNetworkRequest) -> NetworkRequest:
         ip_ranges=tuple(message.ip_ranges),
         aux_addresses=dict(message.aux_addresses),
         ipv6=message.ipv6,
+        ipv4=not message.no_ipv4,
         internal=message.internal,
         icc=not message.no_icc,
         gateway_mode=message.gateway_mode or "nat",
@@ -129,6 +130,7 @@ def attachment(message: pb.Attachment) -> Attachment:
         aliases=tuple(message.aliases),
         ifname=message.ifname,
         gw_priority=message.gw_priority,
+        routes=tuple(message.routes),
     )
 
 

@@ -96,7 +96,7 @@ class Event(_message.Message):
     def __init__(self, time: _Optional[float] = ..., type: _Optional[str] = ..., action: _Optional[str] = ..., id: _Optional[str] = ..., name: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CreateNetworkRequest(_message.Message):
-    __slots__ = ("name", "driver", "subnets", "gateways", "ip_ranges", "aux_addresses", "ipv6", "internal", "no_icc", "gateway_mode", "mtu", "labels", "options", "dns")
+    __slots__ = ("name", "driver", "subnets", "gateways", "ip_ranges", "aux_addresses", "ipv6", "internal", "no_icc", "gateway_mode", "mtu", "labels", "options", "dns", "no_ipv4")
     class AuxAddressesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,7 @@ class CreateNetworkRequest(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     DNS_FIELD_NUMBER: _ClassVar[int]
+    NO_IPV4_FIELD_NUMBER: _ClassVar[int]
     name: str
     driver: str
     subnets: _containers.RepeatedScalarFieldContainer[str]
@@ -146,7 +147,8 @@ class CreateNetworkRequest(_message.Message):
     labels: _containers.ScalarMap[str, str]
     options: _containers.ScalarMap[str, str]
     dns: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., driver: _Optional[str] = ..., subnets: _Optional[_Iterable[str]] = ..., gateways: _Optional[_Iterable[str]] = ..., ip_ranges: _Optional[_Iterable[str]] = ..., aux_addresses: _Optional[_Mapping[str, str]] = ..., ipv6: _Optional[bool] = ..., internal: _Optional[bool] = ..., no_icc: _Optional[bool] = ..., gateway_mode: _Optional[str] = ..., mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Mapping[str, str]] = ..., dns: _Optional[_Iterable[str]] = ...) -> None: ...
+    no_ipv4: bool
+    def __init__(self, name: _Optional[str] = ..., driver: _Optional[str] = ..., subnets: _Optional[_Iterable[str]] = ..., gateways: _Optional[_Iterable[str]] = ..., ip_ranges: _Optional[_Iterable[str]] = ..., aux_addresses: _Optional[_Mapping[str, str]] = ..., ipv6: _Optional[bool] = ..., internal: _Optional[bool] = ..., no_icc: _Optional[bool] = ..., gateway_mode: _Optional[str] = ..., mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Mapping[str, str]] = ..., dns: _Optional[_Iterable[str]] = ..., no_ipv4: _Optional[bool] = ...) -> None: ...
 
 class Subnet(_message.Message):
     __slots__ = ("cidr", "gateway", "ip_range", "aux_addresses", "used", "capacity")
@@ -246,7 +248,7 @@ class PruneNetworksReply(_message.Message):
     def __init__(self, removed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Attachment(_message.Message):
-    __slots__ = ("network", "ip", "ip6", "mac", "aliases", "ifname", "gw_priority")
+    __slots__ = ("network", "ip", "ip6", "mac", "aliases", "ifname", "gw_priority", "routes")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     IP_FIELD_NUMBER: _ClassVar[int]
     IP6_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +256,7 @@ class Attachment(_message.Message):
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     IFNAME_FIELD_NUMBER: _ClassVar[int]
     GW_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
     network: str
     ip: str
     ip6: str
@@ -261,7 +264,8 @@ class Attachment(_message.Message):
     aliases: _containers.RepeatedScalarFieldContainer[str]
     ifname: str
     gw_priority: int
-    def __init__(self, network: _Optional[str] = ..., ip: _Optional[str] = ..., ip6: _Optional[str] = ..., mac: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., ifname: _Optional[str] = ..., gw_priority: _Optional[int] = ...) -> None: ...
+    routes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, network: _Optional[str] = ..., ip: _Optional[str] = ..., ip6: _Optional[str] = ..., mac: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., ifname: _Optional[str] = ..., gw_priority: _Optional[int] = ..., routes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("id", "network", "network_id", "container", "container_id", "ifname", "mac", "addresses", "gateways", "aliases", "gw_priority", "default_route", "host_ifname", "labels")

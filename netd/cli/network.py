@@ -34,6 +34,7 @@ def network() -> None:
 @click.option("--ip-range", multiple=True, metavar="CIDR", help="Hand out addresses of this part only.")
 @click.option("--aux-address", multiple=True, metavar="NAME=IP", help="An address never handed out.")
 @click.option("--ipv6", is_flag=True, help="Give a ULA /64 where no IPv6 subnet is named.")
+@click.option("--no-ipv4", is_flag=True, help="IPv6 only.")
 @click.option("--internal", is_flag=True, help="No way out: no default route, no published ports.")
 @click.option("--no-icc", is_flag=True, help="Containers of this network cannot reach each other.")
 @click.option(

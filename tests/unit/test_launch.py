@@ -198,3 +198,17 @@ def test_other_signals_are_refused(text: str) -> None:
 
 def test_an_alias_may_stand_for_everything_below_a_name() -> None:
     assert launch.want(Attachment(network="front", aliases=("www", "*.app"))).aliases == ("www", "*.app")
+
+
+def test_routes_beside_the_default_one() -> None:
+    wanted = launch.want(Attachment(network="front", routes=("10.0.0.0/8 via 10.89.0.2", "fd00:9::/64")))
+    assert [(str(route.destination), str(route.via)) for route in wanted.routes] == [
+        ("10.0.0.0/8", "10.89.0.2"),
+        ("fd00:9::/64", "None"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8 via", "10.0.0.1/8 via 10.89.0.2", "via 10.89.0.2", "x"])
+def test_a_route_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="route"):
+        launch.want(Attachment(network="front", routes=(text,)))

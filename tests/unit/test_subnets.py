@@ -55,6 +55,19 @@ def test_what_networks_or_the_host_have_is_skipped() -> None:
     assert cidrs_of(networks=networks, host=on_host("10.0.0.0/8")) == ["172.16.0.0/24"]
 
 
+def test_a_network_can_do_without_ipv4() -> None:
+    assert cidrs_of("fd00:1::/64", ipv4=False) == ["fd00:1::/64"]
+    [ula] = cidrs_of(ipv4=False, ipv6=True)
+    assert ula.startswith("fd")
+
+
+def test_a_network_without_ipv4_needs_ipv6_and_nothing_else() -> None:
+    with pytest.raises(Invalid, match="needs an IPv6 subnet"):
+        subnets_of(ipv4=False)
+    with pytest.raises(Invalid, match=r"10\.1\.0\.0/24 is IPv4"):
+        subnets_of("10.1.0.0/24", ipv4=False, ipv6=True)
+
+
 def test_exhausted_pools_are_named_with_the_way_out() -> None:
     with pytest.raises(Exhausted, match=r"10\.89\.0\.0/22 in /24, 172\.16\.0\.0/23 in /24.*--subnet"):
         subnets_of(host=on_host("10.0.0.0/8", "172.16.0.0/12"))

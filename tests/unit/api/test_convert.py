@@ -106,6 +106,7 @@ def test_a_network_request_keeps_every_field() -> None:
         labels={"a": "b"},
         options={"c": "d"},
         dns=["9.9.9.9"],
+        no_ipv4=True,
     )
     assert len(message.ListFields()) == len(pb.CreateNetworkRequest.DESCRIPTOR.fields)
     assert convert.network_request(message) == NetworkRequest(
@@ -115,6 +116,7 @@ def test_a_network_request_keeps_every_field() -> None:
         ip_ranges=("10.1.0.128/25",),
         aux_addresses={"x": "10.1.0.5"},
         ipv6=True,
+        ipv4=False,
         internal=True,
         icc=False,
         gateway_mode="routed",
