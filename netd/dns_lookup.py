@@ -161,6 +161,7 @@ def _metrics(values: Mapping[str, Any]) -> Iterator[Metric]:
     yield _counter("coalesced", values["coalesced"], "Questions that joined an identical one in flight.")
     for result in ("hits", "misses", "stale"):
         yield _counter("cache", values[f"cache_{result}"], "Lookups in the cache.", result=result)
+    yield Metric("netd_dns_finished_bytes", values["ready_bytes"], "Memory of finished answers.", "gauge")
     yield Metric("netd_dns_cache_entries", values["cache_entries"], "Answers in the cache.", "gauge")
     yield Metric("netd_dns_cache_bytes", values["cache_bytes"], "Memory that the cache takes.", "gauge")
     for server, (_, failures, *within) in sorted(values["upstream"].items()):

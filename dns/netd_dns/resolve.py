@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol
 
 from netd_dns import wire
 from netd_dns.counters import Counters
+from netd_dns.ready import Turns
 from netd_dns.wire import Malformed, Query
-from netd_dns.zone import READY_MOST, Host, Kind, Match, Turns, View
+from netd_dns.zone import Host, Kind, Match, View
 
 TTL = 5
 """Seconds that a client may keep a container's address: containers move."""
@@ -95,15 +96,13 @@ class Resolver:
         return view.find(name.lower())
 
     def _keep(self, query: Query, view: View, local: Local, reply: bytes, limit: int) -> None:
-        if len(view.ready) >= READY_MOST:
-            view.ready.clear()
         count = len(local.answers)
         if count < 2:
-            view.ready[query.data[2:]] = reply[2:]
+            view.ready.keep(query.data[2:], reply[2:])
             return
         step = -(-count // TURNS_MOST)
         turns = (_compose(query, local, turn, limit)[2:] for turn in range(0, count, step))
-        view.ready[query.data[2:]] = Turns(tuple(turns))
+        view.ready.keep(query.data[2:], Turns(tuple(turns)))
 
     def _elsewhere(self, query: Query, view: View, client: Client) -> None:
         if query.qtype == wire.ANY:

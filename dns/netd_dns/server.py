@@ -346,6 +346,7 @@ class Server:
     def _on_metrics(self, _: Message, __: list[int]) -> Message:
         values = self.counters.values()
         values["answers"] = {wire.RCODES.get(code, str(code)): n for code, n in self.counters.answers.items()}
+        values["ready_bytes"] = self.zone.budget.used
         values["cache_entries"] = len(self.cache)
         values["cache_bytes"] = self.cache.bytes
         values["failures"] = self.loop.failures

@@ -4,10 +4,9 @@ A `Segment` is a network with the names of its endpoints. A `View` is what one k
 see: the segments it is attached to, its own --add-host names, the way out that it has. Clients
 that see the same share one view; nearly all containers are on one network and share that segment's.
 
-Views also hold the finished answers (`ready`): question bytes in, answer bytes out. Those are a
-memory of what was computed, never a second truth, and are dropped whole whenever one of the view's
-segments changes. So a change costs the first client of each name a few microseconds, and there is
-no state in which a name is removed and still answered.
+Views also hold finished answers (`ready`). Those are a memory of what was computed, never a second
+truth, and are dropped whole whenever one of the view's segments changes. So a change costs the first
+client of each name a few microseconds, and there is no state in which a name is gone and still answered.
 
 What is owned. netd decides alone about: names of containers, single-label names, everything below a
 network's name, service names (`_80._tcp.web`) of known names, and the reverse names of its subnets.
@@ -25,9 +24,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from netd_dns import wire
-
-READY_MOST = 20_000
-"""Finished answers kept for one view; clients can make up spellings without end."""
+from netd_dns.ready import Budget
 
 
 class Host:
@@ -191,7 +188,7 @@ class View:
     """What one kind of client can see.
 
     `upstreams` empty stands for the host's servers; `outside` says whether those may be asked.
-    `ready` maps a question, from its third byte on, to the finished answer, likewise.
+    `ready` are finished answers to questions that were asked before.
     """
 
     __slots__ = ("_suffixes", "_zone", "extra", "key", "outside", "ready", "segments", "upstreams", "users")
@@ -209,7 +206,7 @@ class View:
         self.extra = extra
         self.key: _Key = ((), (), ())
         self.users = 0
-        self.ready: dict[bytes, bytes | Turns] = {}
+        self.ready = zone.budget.table()
         exits = [segment for segment in segments if not segment.internal]
         servers = upstreams or tuple(dict.fromkeys(s for segment in exits for s in segment.upstreams))
         if exits:
@@ -297,20 +294,6 @@ class View:
         return Match(Kind.ABSENT, owner=wire.ROOT) if single else FOREIGN
 
 
-class Turns:
-    """Finished answers to one question that differ in the order of addresses, given in turn."""
-
-    __slots__ = ("_answers", "_next")
-
-    def __init__(self, answers: tuple[bytes, ...]) -> None:
-        self._answers = answers
-        self._next = 0
-
-    def next(self) -> bytes:
-        self._next = (self._next + 1) % len(self._answers)
-        return self._answers[self._next]
-
-
 class Sandbox(NamedTuple):
     """A client and its endpoints, as the daemon tells them."""
 
@@ -332,6 +315,7 @@ class Zone:
     """Everything that the daemon has told. Each change returns the ids of the segments it touched."""
 
     def __init__(self, is_local: Callable[[str], bool] = lambda _: False) -> None:
+        self.budget = Budget()
         self.segments: dict[str, Segment] = {}
         self.sandboxes: dict[str, Sandbox] = {}
         self._views: dict[_Key, View] = {}
@@ -465,7 +449,7 @@ class Zone:
         return view
 
     def _forget(self, view: View) -> None:
-        view.ready.clear()
+        self.budget.drop(view.ready)
         if self._views.pop(view.key, None) is not None:
             for segment in view.segments:
                 segment.views.discard(view)

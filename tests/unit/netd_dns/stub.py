@@ -44,12 +44,8 @@ class Stub:
         self.asked: list[dns.message.Message] = []
         self.sources: list[tuple[str, int]] = []
         self._loop = loop
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._connections: list[socket.socket] = []
-        self._udp.bind(("127.0.0.1", 0))
-        self._tcp.bind(self._udp.getsockname())
-        self._tcp.listen()
+        self._udp, self._tcp = _pair()
         self.text = f"127.0.0.1#{self._udp.getsockname()[1]}"
         loop.watch(self._udp.fileno(), self._on_udp)
         loop.watch(self._tcp.fileno(), self._on_connection)
@@ -85,6 +81,22 @@ class Stub:
             if sock.fileno() >= 0:
                 self._loop.forget(sock.fileno())
                 sock.close()
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """A UDP and a TCP socket with one port, which has to be free for both."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+            continue
+        tcp.listen()
+        return udp, tcp
 
 
 def until(loop: Loop, condition: Callable[[], bool], seconds: float = 5.0) -> float:

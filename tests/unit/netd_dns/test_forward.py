@@ -66,6 +66,13 @@ class Post:
 
 
 @pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test waits for must come without the help of a timer: those take for ever."""
+    for name in ("HEDGE", "HEDGES", "REPEAT"):
+        monkeypatch.setattr(forward, name, 60.0)
+
+
+@pytest.fixture
 def post() -> Iterator[Post]:
     with ExitStack() as stack:
         made = Post(stack)
@@ -103,8 +110,7 @@ def test_the_cache_counts_down_and_keeps_clients_apart_that_must_be(post: Post) 
     server = post.server(says("192.0.2.1", ttl=300))
     post.use(server)
     post.ask()
-    answer, took = post.ask("EXAMPLE.com")
-    assert took < 0.005
+    answer, _ = post.ask("EXAMPLE.com")
     assert len(server.asked) == 1
     assert answer.answer[0].ttl <= 300
     post.ask(use_edns=0, want_dnssec=True)
@@ -139,41 +145,40 @@ def test_identical_questions_in_flight_are_asked_once(post: Post) -> None:
     }
 
 
-def test_one_dead_server_costs_at_most_300_ms_and_then_nothing(post: Post) -> None:
+@pytest.mark.parametrize("dead_ones", [1, 2, 7])
+def test_dead_servers_cost_at_most_300_ms_and_then_nothing(
+    post: Post, monkeypatch: pytest.MonkeyPatch, dead_ones: int
+) -> None:
     server = post.server(says("192.0.2.1"))
-    post.use(post.dead(), server)
-    answer, took = post.ask("a.example.com")
-    assert told(answer) == ["192.0.2.1"]
-    assert took < 0.3
-    _, took = post.ask("b.example.com")
-    assert took < 0.05
+    post.use(*(post.dead() for _ in range(dead_ones)), server)
+    times = []
+    for number in range(3):  # the best of three, for the sake of busy machines
+        post.upstreams._shunned.clear()
+        answer, took = post.ask(f"n{number}.example.com")
+        assert told(answer) == ["192.0.2.1"]
+        times.append(took)
+    assert min(times) < 0.3
+    monkeypatch.setattr(forward, "HEDGE", 60)
+    assert told(post.ask("b.example.com")[0]) == ["192.0.2.1"], "it must be asked first now"
 
 
-def test_however_many_are_dead_it_costs_at_most_300_ms(post: Post) -> None:
-    server = post.server(says("192.0.2.1"))
-    post.use(*(post.dead() for _ in range(7)), server)
-    answer, took = post.ask()
-    assert told(answer) == ["192.0.2.1"]
-    assert took < 0.3
-
-
+@pytest.mark.usefixtures("at_once")
 def test_a_server_that_is_not_there_costs_nothing(post: Post) -> None:
     server = post.server(says("192.0.2.1"))
     gone = post.server(silent)
     gone.close()
     post.use(gone, server)
-    answer, took = post.ask()
+    answer, _ = post.ask()
     assert told(answer) == ["192.0.2.1"]
-    assert took < 0.1
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.NOTIMP])
 def test_a_server_that_cannot_is_passed_over(post: Post, rcode: dns.rcode.Rcode) -> None:
     server = post.server(says("192.0.2.1"))
     post.use(post.server(says(rcode=rcode)), server)
-    answer, took = post.ask()
+    answer, _ = post.ask()
     assert told(answer) == ["192.0.2.1"]
-    assert took < 0.1
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
@@ -187,11 +192,11 @@ def test_when_all_are_dead_servfail_comes_within_2_s(post: Post, count: int) -> 
     assert 1.0 < min(times) < 2.0
 
 
+@pytest.mark.usefixtures("at_once")
 def test_when_all_refuse_the_client_learns_it_at_once(post: Post) -> None:
     post.use(post.server(says(rcode=dns.rcode.REFUSED)), post.server(says(rcode=dns.rcode.REFUSED)))
-    answer, took = post.ask()
+    answer, _ = post.ask()
     assert answer.rcode() == dns.rcode.REFUSED
-    assert took < 0.2
 
 
 def test_without_any_server_it_is_servfail(post: Post) -> None:
@@ -225,11 +230,11 @@ def forged(query: dns.message.Message) -> list[bytes]:
     return [wrong_id, wrong_name, question, b"", right[:20], right[:-1], b"\xff" * 600, right]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_wrong_answers_are_ignored_and_the_right_one_is_waited_for(post: Post) -> None:
     post.use(post.server(forged))
-    answer, took = post.ask()
+    answer, _ = post.ask()
     assert told(answer) == ["192.0.2.1"]
-    assert took < 0.1
     assert post.counters.dropped["wrong upstream answer"] == 7
 
 
@@ -263,12 +268,12 @@ def test_a_truncated_answer_is_fetched_over_tcp(post: Post) -> None:
     assert len(server.asked) == 2
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("over_tcp", [silent, says(rcode=dns.rcode.SERVFAIL), lambda _: [b"", b"\xff" * 50]])
 def test_when_tcp_fails_another_server_is_asked(post: Post, over_tcp: Behaviour) -> None:
     post.use(post.server(truncated, over_tcp), post.server(says("192.0.2.1")))
-    answer, took = post.ask()
+    answer, _ = post.ask()
     assert told(answer) == ["192.0.2.1"]
-    assert took < 0.3
 
 
 def test_edns_options_pass_on_and_cookies_do_not(post: Post) -> None:
@@ -285,7 +290,9 @@ def test_edns_options_pass_on_and_cookies_do_not(post: Post) -> None:
     assert [option.otype for option in asked.options] == [dns.edns.OptionType.ECS]
 
 
-def test_a_stale_answer_is_given_while_the_server_is_away(post: Post) -> None:
+def test_a_stale_answer_is_given_while_the_server_is_away(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = post.server(says("192.0.2.1", ttl=1))
     post.use(server)
     post.ask()
@@ -296,13 +303,13 @@ def test_a_stale_answer_is_given_while_the_server_is_away(post: Post) -> None:
         post.cache.clear()
         post.upstreams._shunned.clear()
         post.cache.put(key, reply, post.loop.now - age)
-        answer, took = post.ask()
+        answer, _ = post.ask()
         assert answer.rcode() == expected
-        assert took < (0.6 if expected == dns.rcode.NOERROR else 2.0)
         until(post.loop, lambda: not post.forwarder._flights)
     post.cache.put(key, reply, post.loop.now - 30.0)
+    monkeypatch.setattr(forward, "STALE_AFTER", 60.0)
     answer, took = post.ask()
-    assert took < 0.05, "a server known to be away is not waited for"
+    assert took < 1.0, "a server known to be away is not waited for"
     assert answer.answer[0].ttl == forward.STALE_TTL
     server.behave = says("192.0.2.2")
     until(post.loop, lambda: not post.forwarder._flights)
@@ -331,13 +338,13 @@ def test_a_crowd_leaves_room_for_the_modest(post: Post) -> None:
     until(post.loop, lambda: not post.forwarder._flights)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_server_that_would_be_ourselves_is_not_asked(post: Post) -> None:
     server = post.server(says("192.0.2.1"))
     post.use("10.0.0.1", server)
     post.upstreams.listens("10.0.0.1", here=True)
-    answer, took = post.ask()
+    answer, _ = post.ask()
     assert told(answer) == ["192.0.2.1"]
-    assert took < 0.1
 
 
 def test_latency_and_failures_are_counted(post: Post) -> None:

@@ -70,7 +70,7 @@ def test_a_server_that_leads_back_is_left_out(circle: Circle, caplog: pytest.Log
     asked = len(circle.mirror.asked)
     answer, took = circle.answer("b.example.com")
     assert answer.rcode() == dns.rcode.NOERROR
-    assert took < 0.1
+    assert took < 1.0
     assert len(circle.mirror.asked) == asked
     assert f"{circle.mirror.text} forwards to netd" in caplog.text
 
@@ -80,7 +80,7 @@ def test_alone_it_is_servfail_at_once_and_not_a_storm(circle: Circle) -> None:
     circle.answer("a.example.com")
     answer, took = circle.answer("b.example.com")
     assert answer.rcode() == dns.rcode.SERVFAIL
-    assert took < 0.1
+    assert took < 1.0
     assert len(circle.mirror.asked) < 6
 
 

@@ -173,7 +173,7 @@ def test_a_change_drops_the_answers_of_all_who_could_see_it_and_of_nobody_else()
     zone = world()
     views = {name: view(zone, name) for name in ("web", "api", "db", "hermit", "dave")}
     for seen in views.values():
-        seen.ready[b"question"] = b"answer"
+        seen.ready.keep(b"question", b"answer")
     touched = zone.put_sandbox(sandbox("new", endpoint("back-id", "new", "10.0.1.9")))
     assert touched == {"back-id"}
     assert {name for name, seen in views.items() if not seen.ready} == {"api", "db"}
