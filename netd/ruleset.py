@@ -277,6 +277,9 @@ table bridge netd {
     }
 
     chain guard4 {
+        # A later fragment is judged by its source alone. It has no transport header, yet in this family
+        # the kernel lets rules read one: in IPv4 its payload, in IPv6 the fragment header.
+        ip frag-off & 0x1fff != 0 iifname . ether saddr . ip saddr @bind4 accept
         udp dport 68 drop                       # DHCP answers, from whatever port
         igmp type membership-query drop         # a false querier prunes the neighbours' multicast
         iifname . ether saddr . ip saddr @bind4 accept
@@ -284,11 +287,11 @@ table bridge netd {
     }
 
     chain guard6 {
-        # Router advertisements are smuggled past a guard in a fragment that ends before its header
+        frag frag-off != 0 meta l4proto != 0 iifname . ether saddr . ip6 saddr @bind6 accept
+        # Router advertisements are smuggled past a guard in a first fragment that ends before its header
         # chain does (RFC 7113). Of such a packet the first word behind the chain cannot be read, and a
         # comparison of what cannot be read holds neither way. No transport begins with four zeros.
         @th,0,32 != 0 goto guard6_whole
-        frag frag-off != 0 meta l4proto != 0 iifname . ether saddr . ip6 saddr @bind6 accept
         drop
     }
 
