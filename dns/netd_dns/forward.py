@@ -371,10 +371,12 @@ class Attempt:
             # A few hundred bytes into an empty buffer: all or an error.
             if self._socket.send(message) != len(message):
                 raise OSError(errno.EIO, "short write")
+        except BlockingIOError:
+            return  # not connected yet
         except OSError:
             self._flight.failed(self)
             return
-        self._flight.loop.watch(self._socket.fileno(), self._receive_tcp)
+        self._flight.loop.watch(self._socket.fileno(), self._receive_tcp, patient=True)
 
     def _receive_tcp(self) -> None:
         assert self._socket is not None

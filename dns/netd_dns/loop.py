@@ -46,26 +46,24 @@ class Loop:
         self.now = time.monotonic()
         self.failures = 0
         self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[], None]] = {}
-        self._patient: set[int] = set()
-        self._queue: dict[int, None] = {}  # a set that keeps its order
-        self._events: dict[int, int] = {}
+        self._watched: dict[int, tuple[Callable[[], None], int, bool]] = {}  # callback, events, patient
+        self._queue: dict[int, None] = {}  # patient ones that are ready; a set that keeps its order
         self._timers: dict[float, deque[Timer]] = {}
         self._running = False
 
     def watch(
         self, descriptor: int, callback: Callable[[], None], events: int = READ, *, patient: bool = False
     ) -> None:
-        """Call `callback` whenever `descriptor` is ready for `events`; a second call changes both."""
-        before = self._events.get(descriptor)
+        """Call `callback` whenever `descriptor` is ready for `events`; a second call changes all that.
+
+        A callback can come without reason, when another descriptor had the same number a moment ago.
+        """
+        before = self._watched.get(descriptor)
         if before is None:
             self._epoll.register(descriptor, events)
-            if patient:
-                self._patient.add(descriptor)
-        elif before != events:
+        elif before[1] != events:
             self._epoll.modify(descriptor, events)
-        self._events[descriptor] = events
-        self._ready[descriptor] = callback
+        self._watched[descriptor] = (callback, events, patient)
 
     def forget(self, descriptor: int, *, closing: bool = False) -> None:
         """Stop watching; call it before the descriptor is closed.
@@ -73,9 +71,7 @@ class Loop:
         `closing` leaves the rest to close(2), which takes a descriptor out of an epoll set by itself
         where no copy of it exists.
         """
-        if self._ready.pop(descriptor, None) is not None:
-            del self._events[descriptor]
-            self._patient.discard(descriptor)
+        if self._watched.pop(descriptor, None) is not None:
             self._queue.pop(descriptor, None)
             if not closing:
                 self._epoll.unregister(descriptor)
@@ -100,16 +96,21 @@ class Loop:
             self.turn(self._timeout())
 
     def stop(self) -> None:
+        """Let `run` return after this turn."""
         self._running = False
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds (-1: for ever), then serve what is ready and due."""
-        ready, patient = self._ready, self._patient
+        watched = self._watched
         for descriptor, _ in self._epoll.poll(0 if self._queue else timeout, EVENTS_MOST):
-            if descriptor in patient:
+            entry = watched.get(descriptor)
+            if entry is None:
+                continue  # an earlier callback of this turn closed it
+            callback, _, patient = entry
+            if patient:
                 self._queue[descriptor] = None
-            elif (callback := ready.get(descriptor)) is not None:
-                self._call(callback)  # None: an earlier callback of this turn closed it
+            else:
+                self._call(callback)
         if self._queue:
             self._serve_patient()
         self.now = now = time.monotonic()
@@ -124,7 +125,7 @@ class Loop:
         while self._queue:
             descriptor = next(iter(self._queue))
             del self._queue[descriptor]
-            self._call(self._ready[descriptor])
+            self._call(self._watched[descriptor][0])
             if time.monotonic() >= until:
                 return
 
