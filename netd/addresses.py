@@ -8,10 +8,12 @@ two requests that run side by side never get the same one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from netd import ipam, names
-from netd.model import Endpoint, IPAddress, IPInterface, Network, Want
+from netd.cluster.ports import Holdings
+from netd.errors import Unavailable
+from netd.model import Endpoint, IPAddress, IPInterface, IPNetwork, Network, Want
 from netd.store.base import Delete, Freed, Put, Table, Write
 
 
@@ -50,22 +52,45 @@ class Addresses:
         """(handed out, can be handed out) of each subnet, in the network's order."""
         return [(len(pool.used), pool.capacity) for pool in self._pools[network.id]]
 
+    def lacking(
+        self, network: Network, want: Want, holdings: Holdings
+    ) -> tuple[int, IPAddress | None] | None:
+        """What of `want` cannot be given out of `holdings`: a family, and the address if one is wanted.
+
+        Raises what `take` would raise for an address that cannot be had anyway.
+        """
+        pools = self._pools[network.id]
+        for family, wanted in _wanted(network, want):
+            if wanted is None:
+                if ipam.next_within(pools, family, *_within(holdings)) is None:
+                    return family, None
+                continue
+            ipam.take(pools, family, "", wanted)
+            if not _may_give(holdings, wanted):
+                return family, wanted
+        return None
+
     def take(
-        self, network: Network, want: Want, endpoint_id: str, holder: str
+        self, network: Network, want: Want, endpoint_id: str, holder: str, holdings: Holdings | None = None
     ) -> tuple[tuple[IPInterface, ...], str, list[Write]]:
         """Promise `holder` addresses and a MAC as wanted.
 
         Returns them, and the writes that take the addresses out of the history; raises what `ipam`
-        raises, and then has promised nothing.
+        raises, and then has promised nothing. In a network of a cluster they come out of `holdings`, and
+        the MAC follows from the address: a container that moves to another host under its address is
+        found there by neighbours that resolved it before.
         """
         macs = self._macs[network.id]
-        mac = ipam.check_mac(network, want.mac or names.mac_of(endpoint_id), macs)
+        mac = want.mac or ("" if holdings else names.mac_of(endpoint_id))
+        mac = mac and ipam.check_mac(network, mac, macs)
         pools = self._pools[network.id]
         given: list[IPInterface] = []
-        for family, wanted in ((4, want.ip), (6, want.ip6)):
-            if wanted is not None or family in network.families:
-                pools, interface = ipam.take(pools, family, holder, wanted)
-                given.append(interface)
+        for family, wanted in _wanted(network, want):
+            if holdings:
+                wanted = self._own(network, family, wanted, holdings)
+            pools, interface = ipam.take(pools, family, holder, wanted)
+            given.append(interface)
+        mac = mac or ipam.check_mac(network, names.mac_of(f"{network.id}/{given[0].ip}"), macs)
         writes: list[Write] = [
             Delete(Table.FREED, _key(network.id, interface.ip))
             for interface in given
@@ -74,6 +99,19 @@ class Addresses:
         self._pools[network.id] = pools
         macs[mac] = holder
         return tuple(given), mac, writes
+
+    def _own(self, network: Network, family: int, wanted: IPAddress | None, holdings: Holdings) -> IPAddress:
+        """`wanted`, or the next address of this host's own. Never one of another's."""
+        if wanted is not None and not _may_give(holdings, wanted):
+            raise Unavailable(
+                f"address {wanted} of network {network.name!r} is not this node's to give; try again"
+            )
+        own = wanted or ipam.next_within(self._pools[network.id], family, *_within(holdings))
+        if own is None:
+            raise Unavailable(
+                f"this node has no IPv{family} address of network {network.name!r} left; try again"
+            )
+        return own
 
     def give_back(self, endpoint: Endpoint) -> list[Write]:
         """Take everything back from an endpoint; returns the writes that keep the history."""
@@ -93,6 +131,23 @@ class Addresses:
         self._pools[endpoint.network] = after
         self._macs[endpoint.network].pop(endpoint.mac, None)
         return writes
+
+
+def _wanted(network: Network, want: Want) -> Iterator[tuple[int, IPAddress | None]]:
+    """The families in which a want needs an address, and which one if it says so."""
+    for family, wanted in ((4, want.ip), (6, want.ip6)):
+        if wanted is not None or family in network.families:
+            yield family, wanted
+
+
+def _within(holdings: Holdings) -> tuple[Sequence[IPNetwork], Collection[IPAddress]]:
+    return holdings.blocks, holdings.barred
+
+
+def _may_give(holdings: Holdings, address: IPAddress) -> bool:
+    if address in holdings.singles:
+        return True
+    return address not in holdings.barred and any(address in block for block in holdings.blocks)
 
 
 def holder_of(name: str) -> str:

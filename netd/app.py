@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import netd
 from netd import dirs
+from netd.cluster.ports import Cluster
 from netd.dns_feed import NameFeed
 from netd.dns_lookup import Names
 from netd.errors import Denied
@@ -90,6 +91,7 @@ class Rooms:
     runtime: Runtime
     survey: Callable[[], Awaitable[Survey]]
     names: Names | None = None
+    cluster: Cluster | None = None
 
 
 def of_this_host(settings: Settings) -> Rooms:
@@ -136,7 +138,14 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     from netd.engine import Engine
 
     events = Events()
-    engine = Engine(kernel=rooms.kernel, store=rooms.store, feed=rooms.feed, settings=settings, events=events)
+    engine = Engine(
+        kernel=rooms.kernel,
+        store=rooms.store,
+        feed=rooms.feed,
+        settings=settings,
+        events=events,
+        cluster=rooms.cluster,
+    )
     stack.push_async_callback(engine.close)
     await engine.start()
 

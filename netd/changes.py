@@ -90,11 +90,11 @@ class Changes:
             # The network is committed by now; an intent that stays behind is seen to be fulfilled.
             log.warning("the intent to make network %r stays behind: %s", network.name, error)
 
-    async def remove_network(self, network: Network) -> None:
-        """To nothing, or an error after which the same can be asked again."""
+    async def remove_network(self, network: Network, also: frozenset[KernelObject] = frozenset()) -> None:
+        """To nothing, with what else there is in it, or an error after which the same can be asked again."""
         await self._store.live(Put(Table.INTENT, network.id, Intent(network_before=network)))
         await self._feed.network_removed(network)
-        await self._take_down(compile.network(network))
+        await self._take_down(compile.network(network) | also)
         await self._store.define(Delete(Table.NETWORK, network.id))
         await self._store.live(Delete(Table.INTENT, network.id))
 

@@ -16,13 +16,14 @@ import contextlib
 import logging
 import resource
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from netd import dns_process, names
 from netd.dns_process import Answer, ControlSocket, Link, Listen
 from netd.errors import NetdError, Unavailable
-from netd.model import Endpoint, Network, Sandbox
+from netd.model import Endpoint, Network, RemoteEndpoint, Sandbox
 from netd.settings import Settings
 from netd.tasks import spawn
 from netd_dns import control, wire
@@ -53,6 +54,15 @@ class NameFeed(Protocol):
     async def sandbox_changed(self, sandbox: Sandbox, endpoints: Sequence[Endpoint]) -> None:
         """The whole truth of one sandbox; no endpoints means that its names are gone."""
 
+    async def remotes_changed(
+        self, known: Collection[RemoteEndpoint], gone: Collection[RemoteEndpoint] = ()
+    ) -> None:
+        """Endpoints on other nodes: `known` resolve from now on, new or changed, and `gone` do not.
+
+        Before `start` this only takes note of them for the first snapshot. An endpoint of a network that
+        was not added resolves once it is.
+        """
+
     async def close(self) -> None:
         """Let go of the server, which goes on answering with what it knows."""
 
@@ -66,6 +76,7 @@ class DnsFeed:
         self._networks: dict[str, Network] = {}
         self._sockets: dict[str, dict[Listen, socket.socket]] = {}
         self._sandboxes: dict[str, tuple[Sandbox, tuple[Endpoint, ...]]] = {}
+        self._remotes: dict[str, dict[str, RemoteEndpoint]] = {}
         self._code = dns_process.code_version()
         self._link: Link | None = None
         self._without: set[str] = set()
@@ -124,6 +135,19 @@ class DnsFeed:
         else:
             self._sandboxes.pop(sandbox.id, None)
         await self._tell({"op": "sandboxes", "sandboxes": [describe(sandbox, endpoints, self._networks)]})
+
+    async def remotes_changed(
+        self, known: Collection[RemoteEndpoint], gone: Collection[RemoteEndpoint] = ()
+    ) -> None:
+        """Endpoints on other nodes that resolve from now on, and those that do not any more."""
+        for remote in known:
+            self._remotes.setdefault(remote.network, {})[remote.id] = remote
+        for remote in gone:
+            self._remotes.get(remote.network, {}).pop(remote.id, None)
+        changed = [self._remote(each) for each in known]
+        changed += [self._remote(each, gone=True) for each in gone]
+        for sandboxes in _in_batches(changed):
+            await self._tell({"op": "sandboxes", "sandboxes": sandboxes})
 
     async def close(self) -> None:
         """Let go of the server, which goes on answering with what it knows."""
@@ -280,17 +304,17 @@ class DnsFeed:
         yield {"op": "configure", "upstreams": list(self._settings.upstreams)}, []
         for network in self._networks.values():
             yield self._network(network)
-        batch: list[Message] = []
-        size = 0
-        for sandbox, endpoints in self._sandboxes.values():
-            value = describe(sandbox, endpoints, self._networks)
-            batch.append(value)
-            size += len(control.encode(value))
-            if size > control.BATCH:
-                yield {"op": "sandboxes", "sandboxes": batch}, []
-                batch, size = [], 0
-        yield {"op": "sandboxes", "sandboxes": batch}, []
+        for sandboxes in _in_batches(
+            chain(
+                (describe(*each, self._networks) for each in self._sandboxes.values()),
+                (self._remote(each) for known in self._remotes.values() for each in known.values()),
+            )
+        ):
+            yield {"op": "sandboxes", "sandboxes": sandboxes}, []
         yield {"op": "end"}, []
+
+    def _remote(self, remote: RemoteEndpoint, *, gone: bool = False) -> dict[str, Any]:
+        return describe_remote(remote, None if gone else self._networks.get(remote.network))
 
     def _drop_sockets(self, network: str) -> None:
         for sock in self._sockets.pop(network, {}).values():
@@ -319,7 +343,37 @@ def describe(
     }
 
 
-def _endpoint(endpoint: Endpoint, own: Sequence[str], network: Network) -> dict[str, Any]:
+def describe_remote(remote: RemoteEndpoint, network: Network | None) -> dict[str, Any]:
+    """An endpoint on another node, as the server is told of it: a sandbox that never asks anything itself.
+
+    Without a network its names are gone.
+    """
+    own = [name for name in (remote.name, remote.sandbox[:12], remote.hostname) if _is_name(name)]
+    return {
+        "id": f"remote/{remote.network}/{remote.id}",
+        "name": remote.name,
+        "endpoints": [_endpoint(remote, own, network)] if network else [],
+        "hosts": [],
+        "dns": [],
+        "services": sorted({(proto.value, port) for proto, port in remote.services}),
+    }
+
+
+def _in_batches(described: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """As many at once as one message should carry."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for value in described:
+        batch.append(value)
+        size += len(control.encode(value))
+        if size > control.BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _endpoint(endpoint: Endpoint | RemoteEndpoint, own: Sequence[str], network: Network) -> dict[str, Any]:
     aliases = [alias for alias in endpoint.aliases if _is_name(alias)]
     found = list(dict.fromkeys([*own, *aliases]))
     plain = [name for name in found if not name.startswith("*.")]
@@ -334,6 +388,8 @@ def _endpoint(endpoint: Endpoint, own: Sequence[str], network: Network) -> dict[
 
 
 def _is_name(name: str) -> bool:
+    if not name:
+        return False
     try:
         wire.encode_name(name)
     except ValueError:

@@ -23,6 +23,7 @@ from typing import Any
 from netd import names, news, recovery, requests
 from netd.addresses import Addresses, holder_of
 from netd.changes import Changes
+from netd.cluster.ports import Cluster
 from netd.dns_feed import NameFeed
 from netd.errors import AlreadyExists, InUse, Invalid, NetdError, NotFound, Unavailable
 from netd.events import Events
@@ -30,7 +31,9 @@ from netd.forwarding import Forwarding, families
 from netd.kernel.ports import Kernel
 from netd.locks import Gate, Locks
 from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want, default_route_of
+from netd.objects import KernelObject
 from netd.operations import Operations
+from netd.overlay import Overlay
 from netd.ports import show
 from netd.publishing import Publishing
 from netd.reconcile import Reconciler
@@ -57,6 +60,7 @@ class Engine:
         feed: NameFeed,
         settings: Settings,
         events: Events,
+        cluster: Cluster | None = None,
         bind: Bind = bind,
     ) -> None:
         self.view = View()
@@ -75,9 +79,20 @@ class Engine:
         self._under_way: dict[str, Attached] = {}
         self._making: dict[str, Network] = {}
         self._leaving: set[str] = set()
-        self._operations = Operations(self._gate)
+        self._operations = Operations(self._gate, self._announce)
         self._reconciler = Reconciler(self, kernel, self._gate, self._locks, self._forwarding, events)
         self._changes = Changes(kernel, store, feed, self._publishing, self._reconciler.request)
+        self._overlay = Overlay(
+            self,
+            kernel=kernel,
+            store=store,
+            feed=feed,
+            operations=self._operations,
+            locks=self._locks,
+            addresses=self._addresses,
+            cluster=cluster,
+            port=settings.vxlan_port,
+        )
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -92,6 +107,7 @@ class Engine:
         self.view, self.ended = found.view, tuple(found.dropped)
         self._forwarding.recall(found.facts)
         history = self._remember_addresses(found)
+        await self._overlay.recall()
         await self._reconciler.begin(found.suspects)
         await found.settle(self._store, *history)
         attached = [each for id in self.view.sandboxes if (each := self.view.attached(id))]
@@ -101,6 +117,7 @@ class Engine:
         await self._publishing.adopt(attached, self.view.networks)
         await self._publishing.flush(found.unpublished)
         self._reconciler.watch()
+        await self._overlay.begin()
 
     def _remember_addresses(self, found: recovery.Recovered) -> list[Write]:
         """Know who has which address; returns the writes that free those of attachments that ended."""
@@ -121,6 +138,7 @@ class Engine:
         The data path stays as it is.
         """
         await self._operations.finish()
+        await self._overlay.close()
         await self._reconciler.close()
         self._publishing.close()
         await self._feed.close()
@@ -135,6 +153,21 @@ class Engine:
     def families(self) -> set[int]:
         """The families in which the host must forward, for the networks that are and those to come."""
         return families([*self.view.networks.values(), *self._making.values()])
+
+    def elsewhere(self) -> frozenset[KernelObject]:
+        """What must exist in the kernel to reach the rest of the cluster."""
+        return self._overlay.objects()
+
+    def damaged(self) -> None:
+        """The kernel may not be what it should be: look soon."""
+        self._reconciler.request()
+
+    async def _announce(self) -> None:
+        await self._overlay.announce()
+
+    def _tell(self, before: Attached | None, after: Attached | None) -> None:
+        news.tell(self._events, self.view, before, after)
+        self._overlay.tell(before, after)
 
     def switched(self) -> list[str]:
         """The sysctls that netd has changed on this host, by path, and will change back."""
@@ -155,19 +188,37 @@ class Engine:
         async with self._locks.hold(("network", request.name)):
             uplink = await self._kernel.uplink()
             host = await self._kernel.host_networks()
-            with self._resolved(request, host, uplink.mtu if uplink else 0) as network:
+            with self._resolved(request, host, uplink.mtu if uplink else 0) as resolved:
+                network = await self._overlay.enter(resolved)
                 try:
-                    await self._forwarding.ensure(families([network]))
-                    await self._changes.make_network(network)
+                    await self._make(network)
                 except Exception:
                     del self._making[network.id]
                     await self._relax()
+                    await self._overlay.leave(network)
                     raise
-                self._addresses.add(network)
-                self.view = self.view.with_network(network)
+            await self._overlay.made(network)
+        return network
+
+    async def take_in(self, network: Network) -> None:
+        """Make a network that is resolved; its lock is held. Raises as `create_network`."""
+        host = await self._kernel.host_networks()
+        networks = [*self.view.networks.values(), *self._making.values()]
+        bridges = {names.bridge_name(other) for other in networks}
+        requests.check_place(network, networks, [each for each in host if each[0] not in bridges])
+        self._making[network.id] = network
+        try:
+            await self._make(network)
+        finally:
+            del self._making[network.id]
+
+    async def _make(self, network: Network) -> None:
+        await self._forwarding.ensure(families([network]))
+        await self._changes.make_network(network)
+        self._addresses.add(network)
+        self.view = self.view.with_network(network)
         subnets = " ".join(str(subnet.cidr) for subnet in network.subnets)
         self._events.emit("network", "create", network.id, network.name, subnets=subnets)
-        return network
 
     @contextmanager
     def _resolved(self, request: NetworkRequest, host: Any, mtu: int) -> Iterator[Network]:
@@ -184,6 +235,7 @@ class Engine:
             networks=networks,
             host=[each for each in host if each[0] not in bridges],
             mtu=mtu,
+            clustered=self._overlay.clustered,
         )
         self._making[network.id] = network
         try:
@@ -199,14 +251,21 @@ class Engine:
         async with self._locks.hold(("network", self.view.network(ref).name)):
             network = self.view.network(ref)
             self._check_unused(network)
-            self._leaving.add(network.id)
-            await self._changes.remove_network(network)
-            self.view = self.view.without_network(network.id)
-            self._leaving.discard(network.id)
-            await self._note(self._addresses.drop(network))
-            await self._relax()
-        self._events.emit("network", "remove", network.id, network.name)
+            await self._overlay.leave(network)
+            await self.let_go(network)
         return network
+
+    async def let_go(self, network: Network) -> None:
+        """Unmake a network; its lock is held. Raises `InUse`."""
+        self._check_unused(network)
+        self._leaving.add(network.id)
+        await self._changes.remove_network(network, self._overlay.of_network(network))
+        self.view = self.view.without_network(network.id)
+        self._leaving.discard(network.id)
+        await self._overlay.unmade(network)
+        await self._note(self._addresses.drop(network))
+        await self._relax()
+        self._events.emit("network", "remove", network.id, network.name)
 
     def _check_unused(self, network: Network) -> None:
         users = {self.view.sandboxes[e.sandbox].name for e in self.view.endpoints_in(network.id)}
@@ -256,13 +315,14 @@ class Engine:
         async with self._locks.hold(("sandbox", sandbox.id)):
             if sandbox.id in self.view.sandboxes:
                 raise AlreadyExists(f"container {sandbox.name!r} is attached already; detach it first")
+            await self._overlay.make_room(wants)
             with self._promised(sandbox, wants, ()) as (endpoints, writes):
                 self._check_can_publish(sandbox, endpoints, sandbox.ports)
                 async with self._taken(sandbox, sandbox.ports) as ports:
                     after = Attached(replace(sandbox, ports=ports), endpoints)
                     await self._changes.make(None, after, self.view.networks, writes)
                     self.view = self.view.with_sandbox(sandbox.id, after)
-        news.tell(self._events, self.view, None, after)
+        self._tell(None, after)
         return after.sandbox, endpoints
 
     async def detach(self, sandbox_id: str) -> None:
@@ -279,7 +339,7 @@ class Engine:
             self.view = self.view.with_sandbox(sandbox_id, None)
             self._leaving.discard(sandbox_id)
             await self._note([write for e in before.endpoints for write in self._addresses.give_back(e)])
-        news.tell(self._events, self.view, before, None)
+        self._tell(before, None)
 
     async def connect(self, sandbox_id: str, want: Want) -> Endpoint:
         """Put an attached sandbox into one more network. Raises as `attach` does."""
@@ -288,11 +348,12 @@ class Engine:
     async def _connect(self, sandbox_id: str, want: Want) -> Endpoint:
         async with self._locks.hold(("sandbox", sandbox_id)):
             before = self._attached(sandbox_id)
+            await self._overlay.make_room((want,))
             with self._promised(before.sandbox, (want,), before.endpoints) as ([endpoint], writes):
                 after = replace(before, endpoints=(*before.endpoints, endpoint))
                 await self._changes.make(before, after, self.view.networks, writes)
                 self.view = self.view.with_sandbox(sandbox_id, after)
-        news.tell(self._events, self.view, before, after)
+        self._tell(before, after)
         return endpoint
 
     async def disconnect(self, sandbox_id: str, network_ref: str) -> None:
@@ -310,7 +371,7 @@ class Engine:
             await self._changes.make(before, after, self.view.networks)
             self.view = self.view.with_sandbox(sandbox_id, after)
             await self._note(self._addresses.give_back(gone[0]))
-        news.tell(self._events, self.view, before, after)
+        self._tell(before, after)
 
     async def publish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
         """Publish further ports; returns the sandbox with the host ports chosen. Raises as `attach`."""
@@ -327,7 +388,7 @@ class Engine:
                 after = replace(before, sandbox=sandbox)
                 await self._changes.make(before, after, self.view.networks)
                 self.view = self.view.with_sandbox(sandbox_id, after)
-        news.tell(self._events, self.view, before, after)
+        self._tell(before, after)
         return sandbox
 
     async def unpublish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
@@ -346,7 +407,7 @@ class Engine:
             after = replace(before, sandbox=replace(before.sandbox, ports=kept))
             await self._changes.make(before, after, self.view.networks)
             self.view = self.view.with_sandbox(sandbox_id, after)
-        news.tell(self._events, self.view, before, after)
+        self._tell(before, after)
         return after.sandbox
 
     # --- what the stories share -------------------------------------------------------------------
@@ -373,7 +434,9 @@ class Engine:
         try:
             for want, network in zip(wants, networks, strict=True):
                 id = secrets.token_hex(16)
-                addresses, mac, more = self._addresses.take(network, want, id, holder_of(sandbox.name))
+                addresses, mac, more = self._addresses.take(
+                    network, want, id, holder_of(sandbox.name), self._overlay.holdings(network)
+                )
                 endpoint = requests.endpoint(
                     want,
                     network,

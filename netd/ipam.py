@@ -18,9 +18,10 @@ that was never given, and only when it has reached the end are the addresses bel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface
+from itertools import chain
 
 from netd import names
 from netd.errors import AlreadyExists, Exhausted, Invalid
@@ -90,6 +91,35 @@ def take(
         f"{sum(pool.capacity for pool in own)} of {ranges} are in use; remove a container, or use a network "
         "with a larger subnet"
     )
+
+
+def next_within(
+    pools: Sequence[Pool], family: int, blocks: Sequence[IPNetwork], barred: Collection[IPAddress]
+) -> IPAddress | None:
+    """The address of `family` that `take` should be asked for when only `blocks` may be given from, less
+    what is `barred`: one never given, else the one that was free the longest; None where all are in use."""
+    for pool in pools:
+        if pool.subnet.family == family:
+            free = (a for a in _numbered(pool, blocks) if a not in pool.used and a not in barred)
+            usual = (a for a in free if a not in pool.freed and not _is_withheld(pool, a))
+            again = (a for a in pool.freed if a not in barred and _lies_in(pool, a, blocks))
+            if (address := next(chain(usual, again), None)) is not None:
+                return address
+    return None
+
+
+def _numbered(pool: Pool, blocks: Sequence[IPNetwork]) -> Iterator[IPAddress]:
+    """The addresses of a pool that lie in `blocks`, block by block."""
+    first, last = _bounds(pool.subnet)
+    for block in blocks:
+        if block.version == pool.subnet.family:
+            low, high = int(block.network_address), int(block.broadcast_address)
+            yield from (_address(pool.subnet, n) for n in range(max(first, low), min(last, high) + 1))
+
+
+def _lies_in(pool: Pool, address: IPAddress, blocks: Sequence[IPNetwork]) -> bool:
+    first, last = _bounds(pool.subnet)
+    return first <= int(address) <= last and any(address in block for block in blocks)
 
 
 def give_back(pools: Sequence[Pool], address: IPAddress) -> tuple[Pool, ...]:

@@ -8,7 +8,7 @@ refusal that nobody hears any more is dropped; an unexpected error is logged wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from netd import tasks
@@ -19,10 +19,14 @@ T = TypeVar("T")
 
 
 class Operations:
-    """What is under way, all of it inside `gate` together."""
+    """What is under way, all of it inside `gate` together.
 
-    def __init__(self, gate: Gate) -> None:
+    `afterwards` is awaited outside of it when an operation has ended well, before the caller is answered.
+    """
+
+    def __init__(self, gate: Gate, afterwards: Callable[[], Awaitable[None]] | None = None) -> None:
         self._gate = gate
+        self._afterwards = afterwards
         self._running: set[asyncio.Task[None]] = set()
         self._finishing = False
 
@@ -41,6 +45,8 @@ class Operations:
         try:
             async with self._gate.shared():
                 result = await operation
+            if self._afterwards:
+                await self._afterwards()
         except Exception as error:
             if not answer.done():
                 answer.set_exception(error)

@@ -34,7 +34,7 @@ from netd.events import Events
 from netd.forwarding import Forwarding
 from netd.kernel.ports import ApplyError, Kernel
 from netd.locks import Gate, Locks
-from netd.objects import Add, Change, Op, Remove, Sysctl, Veth
+from netd.objects import Add, Change, KernelObject, Op, Remove, Sysctl, Veth
 from netd.plan import plan
 from netd.store.base import Attached
 from netd.view import View
@@ -62,6 +62,9 @@ class Subject(Protocol):
 
     def families(self) -> set[int]:
         """The families in which the host must forward."""
+
+    def elsewhere(self) -> frozenset[KernelObject]:
+        """What must exist to reach the rest of a cluster."""
 
     async def detach(self, sandbox_id: str) -> None:
         """Take a sandbox out whose namespace is gone."""
@@ -189,6 +192,7 @@ class Reconciler:
         """
         view, leaving = self._subject.view, frozenset(self._subject.leaving)
         desired = await asyncio.to_thread(wanted.everything, view, leaving) | self._forwarding.closed()
+        desired |= self._subject.elsewhere()
         sysctls = [item.path for item in desired if isinstance(item, Sysctl) and item.netns is None]
         observed = await self._kernel.observe(sysctls)
         ops = await asyncio.to_thread(wanted.difference, desired, observed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from ipaddress import ip_address
+from typing import Any
 
 from netd import names, subnets
 from netd.drivers import driver
@@ -20,6 +21,7 @@ from netd.model import (
     Network,
     NetworkRequest,
     Sandbox,
+    Scope,
     StaticRoute,
     Want,
 )
@@ -30,6 +32,8 @@ FALLBACK_MTU = 1500
 SMALLEST_MTU = {4: 68, 6: 1280}
 """RFC 791, 3.2 and RFC 8200, 5."""
 LARGEST_MTU = 65535
+OVERLAY = "overlay"
+"""The driver whose networks are the cluster's."""
 RESERVED_IFNAMES = ("lo", "all", "default")
 """The loopback interface, and two directories among the interfaces' sysctls."""
 
@@ -43,9 +47,10 @@ def network(
     networks: Collection[Network],
     host: Collection[subnets.HostNetwork],
     mtu: int,
+    clustered: bool = False,
 ) -> Network:
     """The network that `request` means. `mtu` is the uplink's, 0 where there is none; `networks` are
-    those that exist, `host` what the host reaches beside them.
+    those that exist, `host` what the host reaches beside them; `clustered` whether it is in a cluster.
 
     Raises `Invalid`, `AlreadyExists` (overlap) or `Exhausted` (no subnet left in the pools).
     """
@@ -65,11 +70,33 @@ def network(
         labels=dict(request.labels),
         options=dict(request.options),
         created=created,
+        **_of_cluster(request, clustered),
     )
     _check_mtu(resolved)
     driver(resolved.driver).check(resolved)
     _check_bridge_is_free(resolved, networks)
     return resolved
+
+
+def check_place(
+    network: Network, networks: Collection[Network], host: Collection[subnets.HostNetwork]
+) -> None:
+    """Whether there is room here for a network that others made. Raises `AlreadyExists` (its name, its
+    bridge, or an overlap with one of `networks` or what the `host` reaches)."""
+    for other in networks:
+        if other.name == network.name:
+            raise AlreadyExists(
+                f"network {network.name!r} of the cluster cannot be had here: this host has one of that "
+                "name; remove it"
+            )
+    subnets.check_free(network, networks, host)
+    _check_bridge_is_free(network, networks)
+
+
+def _of_cluster(request: NetworkRequest, clustered: bool) -> dict[str, Any]:
+    if request.driver != OVERLAY or not clustered:
+        return {}
+    return {"scope": Scope.CLUSTER, "mtu_limit": request.mtu}
 
 
 def _gateway_mode(request: NetworkRequest) -> GatewayMode:

@@ -78,6 +78,13 @@ def _check_ipv6_only(request: NetworkRequest, cidrs: Sequence[IPNetwork]) -> Non
         raise Invalid("a network without IPv4 needs an IPv6 subnet: name one, or ask for --ipv6")
 
 
+def check_free(network: Network, networks: Collection[Network], host: Collection[HostNetwork]) -> None:
+    """Raise `AlreadyExists` if a subnet of `network` overlaps one of `networks` or what the host reaches."""
+    taken = [*_of_networks(networks), *_of_host(host)]
+    for subnet in network.subnets:
+        _refuse_overlap(subnet.cidr, taken)
+
+
 def _subnet(
     cidr: IPNetwork, gateway: IPAddress | None, narrowed: IPNetwork | None, reserved: Mapping[str, IPAddress]
 ) -> Subnet:

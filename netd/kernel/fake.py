@@ -306,6 +306,9 @@ class FakeKernel:
     async def uplink(self) -> Uplink | None:
         return self.uplink_
 
+    async def underlay(self, address: IPAddress) -> Uplink | None:
+        return self.underlays.get(address)
+
     # The contract: namespaces and the rest ---------------------------------------------------------
 
     async def netns_create(self, label: str) -> Netns:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
+from netd.cluster.ports import Cluster
 from netd.engine import Engine
 from netd.events import Events
 from netd.kernel.fake import FakeKernel
 from netd.kernel.ports import Kernel
-from netd.model import Endpoint, Network, Owner, PortMapping, Proto, Sandbox
+from netd.model import Endpoint, Network, Owner, PortMapping, Proto, RemoteEndpoint, Sandbox
 from netd.objects import Sysctl
 from netd.settings import Settings
 from netd.store.base import Store
@@ -33,6 +34,7 @@ class Feed:
     def __init__(self) -> None:
         self.networks: set[str] = set()
         self.names: dict[str, tuple[str, ...]] = {}
+        self.remotes: dict[str, tuple[str, ...]] = {}
 
     async def start(
         self, networks: Sequence[Network], sandboxes: Sequence[tuple[Sandbox, Sequence[Endpoint]]]
@@ -51,11 +53,18 @@ class Feed:
         if endpoints:
             self.names[sandbox.name] = _addresses(endpoints)
 
+    async def remotes_changed(
+        self, known: Collection[RemoteEndpoint], gone: Collection[RemoteEndpoint] = ()
+    ) -> None:
+        for remote in gone:
+            self.remotes.pop(remote.name, None)
+        self.remotes.update((remote.name, _addresses([remote])) for remote in known)
+
     async def close(self) -> None:
         pass
 
 
-def _addresses(endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+def _addresses(endpoints: Sequence[Endpoint | RemoteEndpoint]) -> tuple[str, ...]:
     return tuple(str(interface.ip) for endpoint in endpoints for interface in endpoint.addresses)
 
 
@@ -69,6 +78,7 @@ class Host:
         """Called with each new daemon's surroundings, to put something between them and it."""
         self.kernel.sysctls.update({FORWARD4: "0", FORWARD6: "0", RANGE: "40000 40999", RESERVED: "40001"})
         self.boot = "boot"
+        self.cluster: Cluster | None = None
         self.engine: Engine
         self.feed: Feed
         self.store: SqliteStore
@@ -87,6 +97,7 @@ class Host:
             feed=self.feed,
             settings=Settings(),
             events=events,
+            cluster=self.cluster,
             bind=self._bind,
         )
         self._watcher = events.subscribe()
@@ -119,6 +130,7 @@ class Host:
         wide = {Sysctl(path, "").key for path in (FORWARD4, FORWARD6)}
         there = {str(item) for item in self.kernel.objects if item.key not in wide}
         wanted = everything(self.engine.view, ()) | self.engine._forwarding.closed()
+        wanted |= self.engine.elsewhere()
         assert there == {str(item) for item in wanted}
 
     def events(self) -> list[str]:

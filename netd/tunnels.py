@@ -1,0 +1,203 @@
+"""What leads from this host to the rest of the cluster, as kernel objects. Pure.
+
+A `Tunnels` remembers what the cluster said (networks, nodes, endpoints that live elsewhere) and keeps
+the objects that follow from it: a VXLAN device for each network, a `Remote` for each endpoint, a peer of
+the VXLAN guard for each node. Each object has a slot, and what is said touches a few slots: so a change
+costs work for what changed, however large the cluster is. What is said may arrive in any order. An
+endpoint whose node is unknown, or whose network this host has not adopted, has no object until both are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+
+from netd import firewall
+from netd.drivers import overlay
+from netd.model import Network, Node, RemoteEndpoint
+from netd.objects import KernelObject
+
+Slot = tuple[str, ...]
+"""("port",), ("peer", node), ("tunnel", network), ("remote", network, endpoint), ("flood", network, node)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What was wanted of the kernel, and what is from now on; only where the two differ."""
+
+    old: frozenset[KernelObject] = frozenset()
+    new: frozenset[KernelObject] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.old != self.new
+
+
+class Tunnels:
+    """What is wanted for the cluster on the host `node`, where VXLAN is spoken at UDP port `port`."""
+
+    def __init__(self, node: Node, port: int) -> None:
+        self.node = node
+        self.nodes: dict[str, Node] = {}
+        self._port = port
+        self._networks: dict[str, Network] = {}
+        self._remotes: dict[str, dict[str, RemoteEndpoint]] = {}
+        self._homes: dict[str, dict[str, dict[str, None]]] = {}
+        self._made: dict[Slot, KernelObject] = {}
+        self._slots: dict[Hashable, dict[Slot, None]] = {}
+        self._refresh([("port",)])
+
+    def objects(self) -> frozenset[KernelObject]:
+        """Everything that is wanted."""
+        return frozenset(self._made[next(reversed(slots))] for slots in self._slots.values())
+
+    def of_network(self, network_id: str) -> frozenset[KernelObject]:
+        """What is wanted for one network."""
+        made = (self._made.get(slot) for slot in self._slots_of_network(network_id))
+        return frozenset(item for item in made if item is not None)
+
+    def remotes(self, network_id: str) -> Collection[RemoteEndpoint]:
+        """The endpoints that live elsewhere, of one network."""
+        return self._remotes.get(network_id, {}).values()
+
+    def at(self, node: str) -> list[RemoteEndpoint]:
+        """The endpoints that live on another node."""
+        homes = self._homes.get(node, {}).items()
+        return [self._remotes[network_id][id] for network_id, ids in homes for id in ids]
+
+    def all_remotes(self) -> list[RemoteEndpoint]:
+        """The endpoints that live elsewhere."""
+        return [remote for known in self._remotes.values() for remote in known.values()]
+
+    def reachable(self, remote: RemoteEndpoint) -> bool:
+        """Whether this very endpoint is known, and frames can be sent to it."""
+        known = self._remotes.get(remote.network, {}).get(remote.id)
+        return known == remote and ("remote", remote.network, remote.id) in self._made
+
+    # --- what is said -----------------------------------------------------------------------------
+
+    def set_network(self, network: Network) -> Difference:
+        """This host has the network, as it is here (`overlay.localised`)."""
+        self._networks[network.id] = network
+        return self._refresh(self._slots_of_network(network.id))
+
+    def drop_network(self, network_id: str) -> Difference:
+        """It has not any more. What is known of its endpoints is kept: they may outlive it by a moment."""
+        self._networks.pop(network_id, None)
+        return self._refresh(self._slots_of_network(network_id))
+
+    def set_node(self, node: Node) -> Difference:
+        """Another node, or this one."""
+        if node.name == self.node.name:
+            self.node = node
+            return self._refresh([("tunnel", network) for network in self._networks])
+        self.nodes[node.name] = node
+        return self._refresh(self._slots_of_node(node.name))
+
+    def drop_node(self, name: str) -> Difference:
+        """Another node is gone: nothing leads there, whatever else is still said of it."""
+        self.nodes.pop(name, None)
+        return self._refresh(self._slots_of_node(name))
+
+    def set_remote(self, remote: RemoteEndpoint) -> Difference:
+        """An endpoint that lives elsewhere; what was said of the same id is forgotten."""
+        touched = self._forget(remote.network, remote.id)
+        self._remotes.setdefault(remote.network, {})[remote.id] = remote
+        self._homes.setdefault(remote.node, {}).setdefault(remote.network, {})[remote.id] = None
+        return self._refresh([*touched, *_slots_of(remote)])
+
+    def drop_remote(self, network_id: str, id: str) -> Difference:
+        """It does not live there any more."""
+        return self._refresh(self._forget(network_id, id))
+
+    def sync(self, nodes: Collection[Node], remotes: Collection[RemoteEndpoint]) -> Difference:
+        """The whole truth about nodes and endpoints."""
+        touched = [slot for name in self.nodes for slot in self._slots_of_node(name)]
+        for network_id, known in list(self._remotes.items()):
+            for id in list(known):
+                touched += self._forget(network_id, id)
+        self.nodes = {node.name: node for node in nodes if node.name != self.node.name}
+        for remote in remotes:
+            self._remotes.setdefault(remote.network, {})[remote.id] = remote
+            self._homes.setdefault(remote.node, {}).setdefault(remote.network, {})[remote.id] = None
+            touched += _slots_of(remote)
+        touched += [slot for name in self.nodes for slot in self._slots_of_node(name)]
+        return self._refresh(touched)
+
+    def _forget(self, network_id: str, id: str) -> list[Slot]:
+        remote = self._remotes.get(network_id, {}).pop(id, None)
+        if remote is None:
+            return []
+        at_home = self._homes[remote.node]
+        del at_home[network_id][id]
+        if not at_home[network_id]:
+            del at_home[network_id]
+        if not at_home:
+            del self._homes[remote.node]
+        if not self._remotes[network_id]:
+            del self._remotes[network_id]
+        return _slots_of(remote)
+
+    # --- what follows -----------------------------------------------------------------------------
+
+    def _slots_of_network(self, network_id: str) -> Iterator[Slot]:
+        yield ("tunnel", network_id)
+        remotes = self._remotes.get(network_id, {})
+        yield from (("remote", network_id, id) for id in remotes)
+        yield from (("flood", network_id, name) for name in {remote.node for remote in remotes.values()})
+
+    def _slots_of_node(self, name: str) -> Iterator[Slot]:
+        yield ("peer", name)
+        for network_id, ids in self._homes.get(name, {}).items():
+            yield ("flood", network_id, name)
+            yield from (("remote", network_id, id) for id in ids)
+
+    def _refresh(self, touched: Iterable[Slot]) -> Difference:
+        """Bring the slots up to date. Where two make the same object, the later one has its way."""
+        slots = dict.fromkeys(touched)
+        keys: dict[Hashable, None] = {}
+        new = {slot: self._object(slot) for slot in slots}
+        for slot, item in new.items():
+            old = self._made.get(slot)
+            keys.update((each.key, None) for each in (old, item) if each is not None)
+        before = self._wanted(keys)
+        for slot, item in new.items():
+            old = self._made.pop(slot, None)
+            if old is not None:
+                del self._slots[old.key][slot]
+            if item is not None:
+                self._made[slot] = item
+                self._slots.setdefault(item.key, {})[slot] = None
+        after = self._wanted(keys)
+        for key in keys:
+            if not self._slots.get(key, True):
+                del self._slots[key]
+        return Difference(before - after, after - before)
+
+    def _wanted(self, keys: Iterable[Hashable]) -> frozenset[KernelObject]:
+        return frozenset(self._made[next(reversed(slots))] for key in keys if (slots := self._slots.get(key)))
+
+    def _object(self, slot: Slot) -> KernelObject | None:
+        """What belongs into a slot now."""
+        match slot:
+            case ("port",):
+                return firewall.vxlan(self._port)
+            case ("peer", name) if name in self.nodes:
+                return firewall.peer(self.nodes[name].address)
+            case ("tunnel", network_id) if net := self._networks.get(network_id):
+                return overlay.tunnel(net, self.node, self._port)
+            case ("remote", network_id, id) if net := self._networks.get(network_id):
+                remote = self._remotes.get(network_id, {}).get(id)
+                node = self.nodes.get(remote.node) if remote else None
+                return overlay.remote(net, remote, node) if remote and node else None
+            case ("flood", network_id, name) if net := self._networks.get(network_id):
+                lives = network_id in self._homes.get(name, {}) and name in self.nodes
+                return (
+                    overlay.flood(net, self.nodes[name].address)
+                    if lives and overlay.has_multicast(net)
+                    else None
+                )
+        return None
+
+
+def _slots_of(remote: RemoteEndpoint) -> list[Slot]:
+    return [("remote", remote.network, remote.id), ("flood", remote.network, remote.node)]
