@@ -35,6 +35,7 @@ COMMANDS = {
     "kill": "netd.cli.containers:kill",
     "wait": "netd.cli.containers:wait",
     "rm": "netd.cli.containers:rm",
+    "topology": "netd.cli.topology:topology",
     "dns": "netd.cli.dns:dns",
     "cni": "netd.cli.cni:cni",
     "events": "netd.cli.events:events",

@@ -277,9 +277,11 @@ class Check(_Keys, frozen=True):
 
 
 class Extra(_Keys, frozen=True):
-    """`x-netd` of the file: what Compose cannot say."""
+    """`x-netd` of the file: what Compose cannot say. `images` maps an image to a directory or "host"; "*"
+    stands for all others."""
 
     version: Literal[1] = 1
+    images: dict[str, str] = {}
     links: list[Link] = []
     hosts: dict[str, HostFile | Literal["local"] | None] = {}
     capture: list[Capture] = []

@@ -1,0 +1,263 @@
+"""`netd topology ...`: a whole topology from one file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from netd.cli.options import complain, connected, json_option, socket_option
+from netd.cli.render import as_dict, print_json, print_table, published
+from netd.cli.values import pairs
+from netd.errors import NotFound
+
+if TYPE_CHECKING:
+    from netd.api import netd_pb2 as pb
+    from netd.topology.plan import Existing
+    from netd.topology.project import Project
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group()
+@socket_option
+def topology() -> None:
+    """Whole topologies from Compose files, with what Compose cannot say under x-netd.
+
+    TOPOLOGY is a file, or the name of a project that is up.
+    """
+
+
+def file_options(command: Command) -> Command:
+    """What decides how a file is read."""
+    for option in (
+        click.option(
+            "--project", "-p", default="", metavar="NAME", help="Name of the project.  [else the file's]"
+        ),
+        click.option(
+            "--image",
+            multiple=True,
+            metavar="IMAGE=DIR|host",
+            help="The root file system in place of an image; '*' for all others.",
+        ),
+        click.option("--profile", multiple=True, metavar="NAME", help="Also services of this profile."),
+        click.option("--lenient", is_flag=True, help="Warn of keys that netd does not implement."),
+    ):
+        command = option(command)
+    return command
+
+
+def loaded(file: str, project: str, image: Sequence[str], profile: Sequence[str], lenient: bool) -> Project:
+    """The project that `file` describes; warnings go to standard error."""
+    from netd.topology.project import load
+
+    images = {
+        name: where if where == "host" else str(Path(where).absolute()) for name, where in _images(image)
+    }
+    found = load(Path(file), project=project, images=images, profiles=profile, lenient=lenient)
+    for warning in found.warnings:
+        complain(f"warning: {warning}")
+    return found
+
+
+def _images(texts: Sequence[str]) -> list[tuple[str, str]]:
+    return list(pairs("--image", texts).items())
+
+
+def named(topology: str, project: str, **options: Any) -> str:
+    """The project that TOPOLOGY stands for: the file's, or one of that name."""
+    if project:
+        return project
+    return loaded(topology, "", **options).name if _is_file(topology) else topology
+
+
+def _is_file(topology: str) -> bool:
+    return "/" in topology or topology.endswith((".yaml", ".yml")) or Path(topology).is_file()
+
+
+def _tell(step: str) -> None:
+    click.echo(step, err=True)
+
+
+@topology.command(short_help="Make a topology what its file says.")
+@click.argument("file", type=click.Path())
+@file_options
+@click.option("--dry-run", is_flag=True, help="Print the steps and do nothing.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for health checks that nothing depends on.")
+@click.option("--quiet", "-q", is_flag=True, help="Do not show the steps.")
+@socket_option
+def up(file: str, dry_run: bool, no_wait: bool, quiet: bool, **options: Any) -> None:
+    """Start the topology of FILE, or change a running one into what the file says now.
+
+    What the file leaves as it was is not touched. If something cannot be started, what this command made
+    is removed again.
+    """
+    project = loaded(file, **options)
+    client = connected()
+    from netd.topology.plan import plan
+    from netd.topology.up import carry_out, look
+
+    planned = plan(project, look(client, project.name))
+    if dry_run:
+        for step in planned.steps():
+            click.echo(step)
+        return
+    began = time.monotonic()
+    carry_out(client, project, planned, tell=(lambda step: None) if quiet else _tell, wait=not no_wait)
+    if not quiet:
+        done = f"{len(project.containers)} containers, {len(project.networks)} networks"
+        state = f"is up in {time.monotonic() - began:.1f} s" if planned else "is up already"
+        _tell(f"{project.name} {state}: {done}")
+
+
+@topology.command(short_help="Take a topology down.")
+@click.argument("topology")
+@file_options
+@click.option("--volumes", "-v", is_flag=True, help="Also the named volumes of the file.")
+@click.option("--quiet", "-q", is_flag=True, help="Do not show the steps.")
+@socket_option
+def down(topology: str, volumes: bool, quiet: bool, **options: Any) -> None:
+    """Remove the containers and networks of TOPOLOGY."""
+    if volumes and not _is_file(topology):
+        raise click.UsageError(f"--volumes needs the file: {topology!r} does not say which volumes it has")
+    project = loaded(topology, **options) if _is_file(topology) else named(topology, options["project"])
+    from netd.topology.up import down as take_down
+
+    take_down(connected(), project, volumes=volumes, tell=(lambda step: None) if quiet else _tell)
+
+
+@topology.command(short_help="List topologies, or the containers of one.")
+@click.argument("topology", required=False)
+@file_options
+@json_option
+@socket_option
+def ps(topology: str | None, as_json: bool, **options: Any) -> None:
+    """List the containers of TOPOLOGY, or without it all projects."""
+    if topology is None:
+        _list_projects(as_json)
+        return
+    found = _there(named(topology, **options))
+    from netd.cli.containers import status
+    from netd.topology.services import SERVICE_LABEL
+
+    rows = sorted(found.containers.values(), key=lambda each: each.name)
+    if as_json:
+        print_json([as_dict(each) for each in rows])
+        return
+    now = time.time()
+    print_table(
+        ("NAME", "SERVICE", "STATUS", "NETWORKS", "PORTS"),
+        [
+            (
+                each.name,
+                each.labels[SERVICE_LABEL],
+                status(each, now),
+                ", ".join(_interface(endpoint) for endpoint in each.endpoints),
+                ", ".join(published(each.ports)),
+            )
+            for each in rows
+        ],
+    )
+
+
+def _interface(endpoint: pb.Endpoint) -> str:
+    addresses = " ".join(address.partition("/")[0] for address in endpoint.addresses)
+    return f"{endpoint.ifname}@{endpoint.network} {addresses}"
+
+
+def _list_projects(as_json: bool) -> None:
+    client = connected()
+    from netd.topology.networks import PROJECT_LABEL
+
+    counts: dict[str, list[int]] = {}
+    listed = [(0, each.labels) for each in client.containers(all=True)]
+    for n, labels in (*listed, *((1, each.labels) for each in client.networks())):
+        if name := labels.get(PROJECT_LABEL):
+            counts.setdefault(name, [0, 0])[n] += 1
+    if as_json:
+        print_json([{"project": k, "containers": c, "networks": n} for k, (c, n) in sorted(counts.items())])
+    else:
+        rows = [(name, str(c), str(n)) for name, (c, n) in sorted(counts.items())]
+        print_table(("PROJECT", "CONTAINERS", "NETWORKS"), rows)
+
+
+def _there(project: str) -> Existing:
+    client = connected()
+    from netd.topology.up import look
+
+    found = look(client, project)
+    if not found.containers and not found.networks:
+        raise NotFound(f"no topology {project!r} is up; `netd topology ps` lists those that are")
+    return found
+
+
+def container_of(found: Existing, project: str, service: str) -> pb.Container:
+    """The container that SERVICE stands for: "web" (its first), "web-2", or the whole name."""
+    from netd.topology.services import NUMBER_LABEL, SERVICE_LABEL
+
+    def fits(each: pb.Container) -> bool:
+        name, number = each.labels.get(SERVICE_LABEL, ""), each.labels.get(NUMBER_LABEL, "")
+        return service in (each.name, f"{name}-{number}") or (service == name and number == "1")
+
+    for each in found.containers.values():
+        if fits(each):
+            return each
+    known: Mapping[str, None] = dict.fromkeys(
+        sorted(e.labels[SERVICE_LABEL] for e in found.containers.values())
+    )
+    raise NotFound(
+        f"topology {project!r} has no service {service!r}; there are: {', '.join(known) or 'none'}"
+    )
+
+
+@topology.command(
+    "exec",
+    short_help="Run a command in a service.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("topology")
+@click.argument("service")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@socket_option
+def exec_(topology: str, service: str, command: Sequence[str]) -> int:
+    """Run COMMAND in a container of SERVICE: "web" is its first, "web-2" its second."""
+    import sys
+
+    words = command[1:] if command[0] == "--" else command
+    project = named(topology, "", image=("*=host",), profile=("*",), lenient=True)
+    container = container_of(_there(project), project, service)
+    from netd.api import netd_pb2 as pb
+    from netd.cli import attach
+
+    tty = sys.stdin.isatty() and sys.stdout.isatty()
+    request = pb.ExecRequest(
+        container=container.id, command=words, interactive=True, tty=tty, window=attach.window()
+    )
+    return attach.attach(connected().exec, pb.StreamInput(exec=request), interactive=True, tty=tty)
+
+
+@topology.command(short_help="Print what services have written.")
+@click.argument("topology")
+@click.argument("services", nargs=-1, metavar="[SERVICE]...")
+@click.option("--tail", "-n", type=click.IntRange(min=1), metavar="N", help="Last lines of each only.")
+@socket_option
+def logs(topology: str, services: Sequence[str], tail: int | None) -> None:
+    """Print what the containers of TOPOLOGY have written, in the order of time, each line with its writer."""
+    from netd.cli import terminal
+
+    project = named(topology, "", image=("*=host",), profile=("*",), lenient=True)
+    found = _there(project)
+    chosen = [container_of(found, project, each) for each in services] or list(found.containers.values())
+    client = connected()
+    lines = [
+        (line.time, each.name, line)
+        for each in chosen
+        for line in client.logs(each.id, follow=False, tail=tail or 0, timestamps=False)
+    ]
+    for _, name, line in sorted(lines, key=lambda each: each[0]):
+        short = name.removeprefix(f"{project}-")
+        end = b"" if line.data.endswith(b"\n") else b"\n"
+        terminal.write(2 if line.stream == "stderr" else 1, f"{short} | ".encode() + line.data + end)

@@ -1,0 +1,311 @@
+"""From an entry under `services` to the containers that the daemon is asked for; pure.
+
+A container is a `RunRequest` that is complete but for what only the running topology knows. Its
+digest covers what can be changed only by making it anew; networks and published ports are left
+out of it, because those can be changed while it runs (`netd.topology.plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from netd import names
+from netd.api import netd_pb2 as pb
+from netd.errors import Invalid
+from netd.topology import values
+from netd.topology.compose import AttachmentFile, Dependency, Healthcheck, Service
+from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL, ProjectNetwork
+
+SERVICE_LABEL = "netd.topology.service"
+NUMBER_LABEL = "netd.topology.number"
+GRACE_LABEL = "netd.topology.grace"
+"""Seconds from SIGTERM to SIGKILL when the container is taken down."""
+
+LEVEL_LABEL = "netd.topology.level"
+"""How many services must be there first, one after another: the highest is taken down first."""
+
+IDLE = ("sleep", "infinity")
+"""What a service without image and command does: it is there to be looked at and sent packets from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a container is found healthy; times in seconds."""
+
+    command: tuple[str, ...]
+    interval: float
+    timeout: float
+    retries: int
+    start_period: float
+    start_interval: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One container of a service."""
+
+    service: str
+    number: int
+    name: str
+    request: pb.RunRequest
+    ports: tuple[values.Port, ...]
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that needs the container made anew."""
+        return self.request.labels[DIGEST_LABEL]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectService:
+    """A service with its containers, in order of their numbers."""
+
+    key: str
+    file: Service
+    containers: tuple[Container, ...]
+    depends_on: Mapping[str, Dependency]
+    health: Health | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a service is read in: the project, its networks by key, and how to find what it names."""
+
+    project: str
+    directory: PurePosixPath
+    networks: Mapping[str, ProjectNetwork]
+    volumes: Mapping[str, str]
+    images: Mapping[str, str]
+    variables: Mapping[str, str]
+    read: Callable[[PurePosixPath], str]
+
+    def absolute(self, path: str) -> str:
+        """`path` as seen from the file's directory, without `..`."""
+        parts: list[str] = []
+        for part in (self.directory / path).parts[1:]:
+            if part == "..":
+                parts = parts[:-1]
+            elif part != ".":
+                parts.append(part)
+        return "/" + "/".join(parts)
+
+
+def service(key: str, file: Service, around: Surroundings) -> ProjectService:
+    """The service `key`. Raises `Invalid` naming the path in the file and the value."""
+    path = f"services.{key}"
+    names.check_name("service", key)
+    count = _count(file, path)
+    request = _request(file, around, path)
+    request.networks.extend(_attachments(key, file, around, path))
+    ports = values.ports(file.ports, f"{path}.ports")
+    if ports and file.network_mode:
+        raise Invalid(f"{path}.ports: nothing can be published with network_mode {file.network_mode!r}")
+    if file.container_name and count > 1:
+        raise Invalid(f"{path}.container_name: {file.container_name!r} cannot name {count} containers")
+    containers = []
+    for number in range(1, count + 1):
+        name = file.container_name or f"{around.project}-{key}-{number}"
+        containers.append(_container(key, number, name, request, ports, around.project))
+    if count > 1:
+        _check_replicable(file, ports, path)
+    return ProjectService(
+        key=key,
+        file=file,
+        containers=tuple(containers),
+        depends_on=_dependencies(file),
+        health=_health(file.healthcheck, f"{path}.healthcheck"),
+    )
+
+
+def _count(file: Service, path: str) -> int:
+    count = file.deploy.replicas if file.scale is None else file.scale
+    if not 0 <= count <= 1000:
+        raise Invalid(f"{path}.scale: {count} must lie between 0 and 1000")
+    return count
+
+
+def _check_replicable(file: Service, ports: tuple[values.Port, ...], path: str) -> None:
+    for port in ports:
+        if port.host and not port.host_end:
+            raise Invalid(
+                f"{path}.ports: {port.spec!r} can be published by one container, and scale asks for more; "
+                "give a range of host ports"
+            )
+    if isinstance(file.networks, dict):
+        for key, entry in file.networks.items():
+            if entry and (entry.ipv4_address or entry.ipv6_address or entry.mac_address):
+                raise Invalid(f"{path}.networks.{key}: a fixed address cannot serve more than one container")
+
+
+def _container(
+    key: str, number: int, name: str, base: pb.RunRequest, ports: tuple[values.Port, ...], project: str
+) -> Container:
+    request = pb.RunRequest()
+    request.CopyFrom(base)
+    digested = pb.RunRequest()
+    digested.CopyFrom(base)
+    digested.ClearField("networks")
+    # With or without a network at all cannot be changed later, and routes cannot; which networks can.
+    for each in base.networks:
+        if each.network in names.NO_NETWORKS or each.routes:
+            digested.networks.add(network=each.network, routes=each.routes)
+    digest = names.digest(digested.SerializeToString(deterministic=True).hex(), 16)
+    request.name = names.check_name("container", name)
+    request.publish.extend(port.spec for port in ports)
+    request.labels.update(
+        {PROJECT_LABEL: project, SERVICE_LABEL: key, NUMBER_LABEL: str(number), DIGEST_LABEL: digest}
+    )
+    return Container(service=key, number=number, name=name, request=request, ports=ports)
+
+
+def _request(file: Service, around: Surroundings, path: str) -> pb.RunRequest:
+    rootfs = _rootfs(file, around, path)
+    command = _command(file, path)
+    files = [
+        values.env_lines(around.read(PurePosixPath(around.absolute(each))))
+        for each in values.names(file.env_file)
+    ]
+    limits = file.deploy.resources.limits
+    cpus, memory = f"{path}.cpus", f"{path}.mem_limit"
+    grace = 0.0 if command == IDLE else values.seconds(file.stop_grace_period, f"{path}.stop_grace_period")
+    return pb.RunRequest(
+        command=command,
+        detach=True,
+        interactive=values.boolean(file.stdin_open, f"{path}.stdin_open"),
+        tty=values.boolean(file.tty, f"{path}.tty"),
+        hostname=file.hostname,
+        dns=values.names(file.dns),
+        hosts=values.extra_hosts(file.extra_hosts, f"{path}.extra_hosts"),
+        env=values.environment(file.environment, files, around.variables, f"{path}.environment"),
+        volumes=[_volume(each, around, f"{path}.volumes[{n}]") for n, each in enumerate(file.volumes)],
+        workdir=file.working_dir,
+        user=str(file.user),
+        memory=values.size(file.mem_limit, memory) or values.size(limits.memory, memory),
+        cpus=values.number(file.cpus, cpus) or values.number(limits.cpus, cpus),
+        pids=max(0, file.pids_limit or limits.pids),
+        cap_add=map(values.capability, file.cap_add),
+        cap_drop=map(values.capability, file.cap_drop),
+        sysctls=values.plain(file.sysctls, f"{path}.sysctls"),
+        read_only=values.boolean(file.read_only, f"{path}.read_only"),
+        rootfs=rootfs,
+        labels={**values.plain(file.labels, f"{path}.labels"), GRACE_LABEL: f"{grace:g}"},
+        expose=values.exposed(file.expose, f"{path}.expose"),
+    )
+
+
+def _command(file: Service, path: str) -> tuple[str, ...]:
+    try:
+        command = (*values.words(file.entrypoint), *values.words(file.command))
+    except ValueError as error:
+        raise Invalid(f"{path}.command: {file.command!r} cannot be split into words: {error}") from None
+    if command:
+        return command
+    if file.image or (file.x_netd and file.x_netd.rootfs):
+        raise Invalid(f"{path}.command: a root file system says not what to run in it; give a command")
+    return IDLE
+
+
+def _rootfs(file: Service, around: Surroundings, path: str) -> str:
+    own = file.x_netd.rootfs if file.x_netd else ""
+    if not own and not file.image:
+        return "host"
+    chosen = own or around.images.get(file.image) or around.images.get("*", "")
+    if not chosen:
+        raise Invalid(
+            f"{path}.image: {file.image!r} has no root file system here, and netd pulls none: map it to a "
+            f"directory or to the host's own with --image {file.image}=DIR|host, or set x-netd.rootfs"
+        )
+    return chosen if chosen == "host" else around.absolute(chosen)
+
+
+def _volume(given: object, around: Surroundings, path: str) -> str:
+    source, target, read_only = values.volume(given, path)  # type: ignore[arg-type]
+    if source.startswith(("/", ".")):
+        source = around.absolute(source)
+    elif source.startswith("~"):
+        source = around.variables.get("HOME", "/root") + source[1:]
+    elif source in around.volumes:
+        source = around.volumes[source]
+    else:
+        raise values.unknown("volume", source, around.volumes, path)
+    return f"{source}:{target}{':ro' if read_only else ''}"
+
+
+def _attachments(key: str, file: Service, around: Surroundings, path: str) -> list[pb.Attachment]:
+    if file.network_mode:
+        if file.networks:
+            raise Invalid(f"{path}.network_mode: {file.network_mode!r} and networks exclude each other")
+        if file.network_mode not in names.NO_NETWORKS:
+            raise Invalid(
+                f"{path}.network_mode: {file.network_mode!r} is not possible: netd's containers do not share "
+                "one namespace; use none, host, or networks"
+            )
+        return [pb.Attachment(network=file.network_mode)]
+    wanted = attachments_of(file)
+    made = []
+    for name, entry in wanted.items():
+        where = f"{path}.networks.{name}"
+        if name not in around.networks:
+            raise values.unknown("network", name, around.networks, where)
+        made.append(
+            pb.Attachment(
+                network=around.networks[name].name,
+                ip=entry.ipv4_address,
+                ip6=entry.ipv6_address,
+                mac=entry.mac_address,
+                aliases=dict.fromkeys([key, *entry.aliases]),
+                ifname=entry.interface_name,
+                gw_priority=entry.gw_priority,
+            )
+        )
+    if file.mac_address and not any(each.mac for each in made):
+        made[0].mac = file.mac_address
+    return made
+
+
+def attachments_of(file: Service) -> dict[str, AttachmentFile]:
+    """The networks of a service by key, in the order of connecting: higher `priority` first, then as written.
+
+    None named is the network "default". With `network_mode` there is none.
+    """
+    if file.network_mode:
+        return {}
+    named = file.networks if isinstance(file.networks, dict) else dict.fromkeys(file.networks)
+    entries = {name: entry or AttachmentFile() for name, entry in named.items()} or {
+        "default": AttachmentFile()
+    }
+    return dict(sorted(entries.items(), key=lambda pair: -pair[1].priority))
+
+
+def _dependencies(file: Service) -> dict[str, Dependency]:
+    if isinstance(file.depends_on, list):
+        return dict.fromkeys(file.depends_on, Dependency())
+    return dict(file.depends_on)
+
+
+def _health(file: Healthcheck | None, path: str) -> Health | None:
+    if file is None or file.disable:
+        return None
+    match file.test:
+        case str(line) if line:
+            command = ["/bin/sh", "-c", line]
+        case ["NONE"]:
+            return None
+        case ["CMD", *rest] if rest:
+            command = rest
+        case ["CMD-SHELL", line]:
+            command = ["/bin/sh", "-c", line]
+        case _:
+            raise Invalid(
+                f"{path}.test: {file.test!r} must be a text or a list that begins with CMD or CMD-SHELL"
+            )
+    return Health(
+        command=tuple(command),
+        interval=values.seconds(file.interval, f"{path}.interval"),
+        timeout=values.seconds(file.timeout, f"{path}.timeout"),
+        retries=max(1, int(file.retries)),
+        start_period=values.seconds(file.start_period, f"{path}.start_period"),
+        start_interval=values.seconds(file.start_interval, f"{path}.start_interval"),
+    )
