@@ -55,15 +55,22 @@ class Pool:
         """A pool from what is known of endpoints and history; addresses outside `subnet` are left out."""
         own = {address: holder for address, holder in used.items() if address in subnet.cidr}
         history = {a: None for a in list(freed)[-HISTORY:] if a in subnet.cidr and a not in own}
-        pool = cls(network, subnet, own, history, _bounds(subnet)[0])
+        pool = cls(network, subnet, own, history, spans(subnet)[0][0])
         return replace(pool, cursor=_never_given(pool))
 
     @property
     def capacity(self) -> int:
         """How many addresses can be handed out dynamically, used ones included."""
-        first, last = _bounds(self.subnet)
         withheld = {self.subnet.gateway, *self.subnet.reserved.values()}
-        return last - first + 1 - sum(first <= int(address) <= last for address in withheld)
+        return sum(
+            last - first + 1 - sum(first <= int(address) <= last for address in withheld)
+            for first, last in spans(self.subnet)
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no address left to give."""
+        return _next(self) is None
 
 
 def take(
@@ -85,7 +92,7 @@ def take(
     own = [pool for pool in pools if pool.subnet.family == family]
     if not own:
         raise Invalid(f"network {pools[0].network!r} has no IPv{family} subnet; make one that has")
-    ranges = ", ".join(str(pool.subnet.range or pool.subnet.cidr) for pool in own)
+    ranges = ", ".join(show_range(pool.subnet) or str(pool.subnet.cidr) for pool in own)
     raise Exhausted(
         f"network {own[0].network!r} has no free IPv{family} address left: all "
         f"{sum(pool.capacity for pool in own)} of {ranges} are in use; remove a container, or use a network "
@@ -110,16 +117,15 @@ def next_within(
 
 def _numbered(pool: Pool, blocks: Sequence[IPNetwork]) -> Iterator[IPAddress]:
     """The addresses of a pool that lie in `blocks`, block by block."""
-    first, last = _bounds(pool.subnet)
     for block in blocks:
         if block.version == pool.subnet.family:
             low, high = int(block.network_address), int(block.broadcast_address)
-            yield from (_address(pool.subnet, n) for n in range(max(first, low), min(last, high) + 1))
+            for first, last in spans(pool.subnet):
+                yield from (_address(pool.subnet, n) for n in range(max(first, low), min(last, high) + 1))
 
 
 def _lies_in(pool: Pool, address: IPAddress, blocks: Sequence[IPNetwork]) -> bool:
-    first, last = _bounds(pool.subnet)
-    return first <= int(address) <= last and any(address in block for block in blocks)
+    return _is_dynamic(pool.subnet, address) and any(address in block for block in blocks)
 
 
 def give_back(pools: Sequence[Pool], address: IPAddress) -> tuple[Pool, ...]:
@@ -154,29 +160,38 @@ def _given(
 
 def _next(pool: Pool) -> IPAddress | None:
     """The address that was free the longest."""
-    first, last = _bounds(pool.subnet)
-    if pool.cursor <= last:
+    runs = spans(pool.subnet)
+    if pool.cursor <= runs[-1][1]:
         return _address(pool.subnet, pool.cursor)
     if len(pool.freed) >= HISTORY:  # only then may a freed address have been forgotten
-        for number in range(first, last + 1):
-            address = _address(pool.subnet, number)
-            if address not in pool.used and address not in pool.freed and not _is_withheld(pool, address):
-                return address
+        for number in chain.from_iterable(range(first, last + 1) for first, last in runs):
+            if _is_fresh(pool, number):
+                return _address(pool.subnet, number)
     for address in pool.freed:
-        if first <= int(address) <= last and not _is_withheld(pool, address):
+        if _is_dynamic(pool.subnet, address) and not _is_withheld(pool, address):
             return address
     return None
 
 
 def _never_given(pool: Pool) -> int:
     """Where the cursor belongs, from where it stands: the next number never given nor withheld."""
-    number, last = pool.cursor, _bounds(pool.subnet)[1]
-    while number <= last:
-        address = _address(pool.subnet, number)
-        if address not in pool.used and address not in pool.freed and not _is_withheld(pool, address):
-            break
-        number += 1
+    number = pool.cursor
+    for first, last in spans(pool.subnet):
+        number = max(number, first)
+        while number <= last:
+            if _is_fresh(pool, number):
+                return number
+            number += 1
     return number
+
+
+def _is_fresh(pool: Pool, number: int) -> bool:
+    address = _address(pool.subnet, number)
+    return address not in pool.used and address not in pool.freed and not _is_withheld(pool, address)
+
+
+def _is_dynamic(subnet: Subnet, address: IPAddress) -> bool:
+    return any(first <= int(address) <= last for first, last in spans(subnet))
 
 
 def _is_withheld(pool: Pool, address: IPAddress) -> bool:
@@ -200,12 +215,22 @@ def usable(cidr: IPNetwork) -> tuple[int, int]:
     return (first + 1, last - 1) if cidr.version == 4 else (first + 1, last)
 
 
-def _bounds(subnet: Subnet) -> tuple[int, int]:
-    """First and last number that is handed out dynamically."""
+def spans(subnet: Subnet) -> tuple[tuple[int, int], ...]:
+    """The runs of numbers, ascending, that are handed out dynamically: first and last of each."""
     first, last = usable(subnet.cidr)
+    if subnet.spans:
+        return tuple((max(first, int(low)), min(last, int(high))) for low, high in subnet.spans)
     if subnet.range is None:
-        return first, last
-    return max(first, int(subnet.range.network_address)), min(last, int(subnet.range.broadcast_address))
+        return ((first, last),)
+    low, high = int(subnet.range.network_address), int(subnet.range.broadcast_address)
+    return ((max(first, low), min(last, high)),)
+
+
+def show_range(subnet: Subnet) -> str:
+    """What narrows a subnet, as it is asked for: prefixes or FIRST-LAST, with commas; "" for nothing."""
+    if subnet.spans:
+        return ", ".join(f"{first}-{last}" for first, last in subnet.spans)
+    return str(subnet.range) if subnet.range else ""
 
 
 def _index_of(pools: Sequence[Pool], family: int, wanted: IPAddress) -> int:

@@ -57,13 +57,15 @@ class Subnet:
     """One address range of a network.
 
     `gateway` is the address of the bridge, on which the DNS also listens. `range` narrows what
-    is handed out dynamically (Docker's --ip-range). `reserved` maps a label to an address that is
+    is handed out dynamically (Docker's --ip-range), or instead of it `spans`, runs of addresses from first
+    to last that need not be a prefix (host-local's ranges). `reserved` maps a label to an address that is
     never handed out (Docker's --aux-address).
     """
 
     cidr: IPNetwork
     gateway: IPAddress
     range: IPNetwork | None = None
+    spans: tuple[tuple[IPAddress, IPAddress], ...] = ()
     reserved: Mapping[str, IPAddress] = field(default_factory=dict)
 
     @property
@@ -237,7 +239,8 @@ class NetworkRequest:
     """A network as it is asked for; the engine resolves what is left out into a `Network`.
 
     Texts are as the caller typed them: the engine parses and refuses them with a message that names
-    the value. `mtu` 0 takes the uplink's. `ipv6` asks for a ULA /64 where no IPv6 subnet is named;
+    the value. `mtu` 0 takes the uplink's. `ip_ranges` are prefixes, or
+    FIRST-LAST. `ipv6` asks for a ULA /64 where no IPv6 subnet is named;
     without `ipv4` there is no IPv4 at all.
     """
 

@@ -96,6 +96,11 @@ def check_place(
 def _of_cluster(request: NetworkRequest, clustered: bool) -> dict[str, Any]:
     if request.driver != OVERLAY or not clustered:
         return {}
+    for text in request.ip_ranges:
+        if "-" in text:  # nodes are given whole blocks of a subnet
+            raise Invalid(
+                f"network {request.name!r}: ip-range {text} of a cluster's network must be a prefix"
+            )
     return {"scope": Scope.CLUSTER, "mtu_limit": request.mtu}
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from netd import names
 from netd.errors import AlreadyExists, Exhausted, Invalid
-from netd.ipam import Pool, usable
+from netd.ipam import Pool, show_range, usable
 from netd.model import IPAddress, IPNetwork, Network, NetworkRequest, Subnet
 from netd.settings import Pool as Source
 
@@ -63,9 +63,26 @@ def resolve(
     if request.ipv6 and not any(cidr.version == 6 for cidr in cidrs):
         cidrs.append(_ula(network_id, taken))
     gateways = _one_each("gateway", cidrs, [_parse_address("gateway", text) for text in request.gateways])
-    ranges = _one_each("ip-range", cidrs, [_parse_range(text) for text in request.ip_ranges])
+    prefixes = [_parse_range(text) for text in request.ip_ranges if "-" not in text]
+    ranges = _one_each("ip-range", cidrs, prefixes)
+    runs = _runs(cidrs, [_parse_run(text) for text in request.ip_ranges if "-" in text])
+    for cidr in ranges.keys() & runs.keys():
+        raise Invalid(
+            f"subnet {cidr} has --ip-range {ranges[cidr]} and one written FIRST-LAST; leave one out"
+        )
     reserved = _reserved(cidrs, request.aux_addresses)
-    return tuple(_subnet(cidr, gateways.get(cidr), ranges.get(cidr), reserved[cidr]) for cidr in cidrs)
+    return tuple(
+        _subnet(
+            Subnet(
+                cidr=cidr,
+                gateway=gateways.get(cidr) or _first_usable(cidr, reserved[cidr]),
+                range=ranges.get(cidr),
+                spans=runs.get(cidr, ()),
+                reserved=reserved[cidr],
+            )
+        )
+        for cidr in cidrs
+    )
 
 
 def _check_ipv6_only(request: NetworkRequest, cidrs: Sequence[IPNetwork]) -> None:
@@ -85,20 +102,17 @@ def check_free(network: Network, networks: Collection[Network], host: Collection
         _refuse_overlap(subnet.cidr, taken)
 
 
-def _subnet(
-    cidr: IPNetwork, gateway: IPAddress | None, narrowed: IPNetwork | None, reserved: Mapping[str, IPAddress]
-) -> Subnet:
-    if gateway is None:
-        gateway = _first_usable(cidr, reserved)
+def _subnet(subnet: Subnet) -> Subnet:
+    """`subnet` itself, if it makes sense."""
+    cidr, gateway = subnet.cidr, subnet.gateway
     _check_usable("gateway", cidr, gateway)
-    for label, address in reserved.items():
+    for label, address in subnet.reserved.items():
         if address == gateway:
             raise Invalid(f"aux-address {label}={address} is the gateway of {cidr}; choose another")
-    subnet = Subnet(cidr=cidr, gateway=gateway, range=narrowed, reserved=reserved)
     if Pool("", subnet).capacity < 1:
         raise Invalid(
-            f"subnet {narrowed or cidr} has no address left for a container beside the gateway {gateway}"
-            f"{' and what is reserved' if reserved else ''}; choose a larger one"
+            f"subnet {show_range(subnet) or cidr} has no address left for a container beside the gateway "
+            f"{gateway}{' and what is reserved' if subnet.reserved else ''}; choose a larger one"
         )
     return subnet
 
@@ -155,6 +169,30 @@ def _parse_range(text: str) -> IPNetwork:
         return ip_network(text)
     except ValueError as error:
         raise Invalid(f"ip-range {text!r} is not valid: {error}; write it like 10.89.0.128/25") from None
+
+
+def _parse_run(text: str) -> tuple[IPAddress, IPAddress]:
+    first, last = (_parse_address("ip-range", part.strip()) for part in text.split("-", 1))
+    if first.version != last.version or int(first) > int(last):
+        raise Invalid(f"ip-range {text!r} is no run of addresses: write it FIRST-LAST, 10.89.0.20-10.89.0.99")
+    return first, last
+
+
+def _runs(
+    cidrs: Collection[IPNetwork], runs: Iterable[tuple[IPAddress, IPAddress]]
+) -> dict[IPNetwork, tuple[tuple[IPAddress, IPAddress], ...]]:
+    """The runs of each subnet, ascending. Raises `Invalid` where two overlap or one lies in no subnet."""
+    found: dict[IPNetwork, tuple[tuple[IPAddress, IPAddress], ...]] = {}
+    for first, last in sorted(runs, key=lambda run: (run[0].version, int(run[0]))):
+        cidr = _home("ip-range", cidrs, first)
+        _check_usable("ip-range", cidr, first)
+        if last not in cidr:
+            raise Invalid(f"ip-range {first}-{last} ends outside of {cidr}; shorten it")
+        before = found.get(cidr, ())
+        if before and int(before[-1][1]) >= int(first):
+            raise Invalid(f"ip-range {first}-{last} overlaps {before[-1][0]}-{before[-1][1]}; join them")
+        found[cidr] = (*before, (first, last))
+    return found
 
 
 def _one_each(what: str, cidrs: Iterable[IPNetwork], values: Iterable[Value]) -> dict[IPNetwork, Value]:

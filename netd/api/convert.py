@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from netd import launch, names
+from netd import ipam, launch, names
 from netd.api import netd_pb2 as pb
 from netd.dns_lookup import Lookup, Metric, Row
 from netd.doctor import Check
@@ -71,21 +71,11 @@ def _subnet(subnet: Subnet, endpoints: Iterable[Endpoint]) -> pb.Subnet:
     return pb.Subnet(
         cidr=str(subnet.cidr),
         gateway=str(subnet.gateway),
-        ip_range=str(subnet.range) if subnet.range else "",
+        ip_range=ipam.show_range(subnet),
         aux_addresses={label: str(address) for label, address in subnet.reserved.items()},
         used=used,
-        capacity=str(_capacity(subnet)),
+        capacity=str(ipam.Pool("", subnet).capacity),
     )
-
-
-def _capacity(subnet: Subnet) -> int:
-    """How many addresses endpoints can get: all but the gateway, the reserved ones and, in IPv4, the
-    network's own and its broadcast (RFC 919); in IPv6 the subnet-router anycast (RFC 4291, 2.6.1)."""
-    cidr, pool = subnet.cidr, subnet.range or subnet.cidr
-    never = {subnet.gateway, *subnet.reserved.values(), cidr.network_address}
-    if cidr.version == 4:
-        never.add(cidr.broadcast_address)
-    return pool.num_addresses - sum(address in pool for address in never)
 
 
 def endpoint(value: Endpoint, view: View) -> pb.Endpoint:

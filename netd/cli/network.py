@@ -31,7 +31,9 @@ def network() -> None:
 @click.option("--driver", "-d", default="bridge", show_default=True, metavar="NAME", help="Network driver.")
 @click.option("--subnet", multiple=True, metavar="CIDR", help="A subnet; several per family are welcome.")
 @click.option("--gateway", multiple=True, metavar="IP", help="Gateway, of the subnet that contains it.")
-@click.option("--ip-range", multiple=True, metavar="CIDR", help="Hand out addresses of this part only.")
+@click.option(
+    "--ip-range", multiple=True, metavar="CIDR|FIRST-LAST", help="Hand out addresses of this part only."
+)
 @click.option("--aux-address", multiple=True, metavar="NAME=IP", help="An address never handed out.")
 @click.option("--ipv6", is_flag=True, help="Give a ULA /64 where no IPv6 subnet is named.")
 @click.option("--no-ipv4", is_flag=True, help="IPv6 only.")

@@ -8,7 +8,7 @@ network of that name that somebody made by hand is not mistaken for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_interface, summarize_address_range
+from ipaddress import ip_interface
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from netd.cni import spec
 from netd.cni.config import Config, Range, Route, address_of, subnet_of
 from netd.cni.results import Result
 from netd.cni.spec import Call, CniError
+from netd.ipam import usable
 from netd.model import (
     IPAddress,
     IPInterface,
@@ -48,7 +49,8 @@ def network_request(config: Config, given: Result | None) -> NetworkRequest:
         name=config.name,
         subnets=tuple(dict.fromkeys(map(str, subnets))),
         gateways=tuple(dict.fromkeys(map(str, gateways))),
-        ip_ranges=tuple(map(str, narrowed)),
+        ip_ranges=tuple(narrowed),
+        ipv4=not subnets or any(subnet.version == 4 for subnet in subnets),
         internal=config.internal,
         icc=not config.port_isolation,
         gateway_mode="routed" if config.ip_masq is False else "nat",
@@ -95,39 +97,28 @@ def _ranges(config: Config) -> list[Range]:
     return found
 
 
-def _own(ranges: Sequence[Range]) -> tuple[list[IPNetwork], list[IPAddress], list[IPNetwork]]:
-    subnets, gateways, narrowed = [], [], []
-    for each in ranges:
-        subnet = subnet_of(each.subnet)
-        subnets.append(subnet)
-        if each.gateway:
-            gateways.append(address_of("gateway", each.gateway))
-        if each.range_start or each.range_end:
-            narrowed.append(_narrowed(each, subnet))
-    return subnets, gateways, narrowed
+def _own(ranges: Sequence[Range]) -> tuple[list[IPNetwork], list[IPAddress], list[str]]:
+    """Subnets, gateways, and what of the subnets may be given (FIRST-LAST), of netd's own IPAM."""
+    subnets = [subnet_of(each.subnet) for each in ranges]
+    gateways = [address_of("gateway", each.gateway) for each in ranges if each.gateway]
+    narrowed = {
+        subnet for each, subnet in zip(ranges, subnets, strict=True) if each.range_start or each.range_end
+    }
+    runs = [_run(each, subnet) for each, subnet in zip(ranges, subnets, strict=True) if subnet in narrowed]
+    return subnets, gateways, list(dict.fromkeys(runs))
 
 
-def _narrowed(each: Range, subnet: IPNetwork) -> IPNetwork:
-    """A range as one prefix; netd hands out prefixes, not any run of addresses."""
-    first: Any = address_of("rangeStart", each.range_start) if each.range_start else subnet.network_address
-    last: Any = address_of("rangeEnd", each.range_end) if each.range_end else subnet.broadcast_address
-    try:
-        blocks: list[IPNetwork] = list(summarize_address_range(first, last))
-    except (TypeError, ValueError) as error:  # of two families, or the wrong way round
-        raise CniError(spec.INVALID_CONFIG, f"range {first} to {last} of {subnet}: {error}") from error
-    if len(blocks) != 1:
-        written = ", ".join(map(str, blocks[:4]))
-        raise CniError(
-            spec.INVALID_CONFIG,
-            f"range {first} to {last} of {subnet} is no single prefix but {written}...; "
-            'choose one, or let "ipam": {"type": "host-local"} give the addresses',
-        )
-    return blocks[0]
+def _run(each: Range, subnet: IPNetwork) -> str:
+    """One of host-local's ranges; an end that is left out is that of the subnet."""
+    low, high = usable(subnet)
+    first = address_of("rangeStart", each.range_start) if each.range_start else subnet[low - int(subnet[0])]
+    last = address_of("rangeEnd", each.range_end) if each.range_end else subnet[high - int(subnet[0])]
+    if first not in subnet or last not in subnet or int(first) > int(last):
+        raise CniError(spec.INVALID_CONFIG, f"range {first} to {last} is no part of {subnet}")
+    return f"{first}-{last}"
 
 
-def _foreign(
-    config: Config, given: Result | None
-) -> tuple[list[IPNetwork], list[IPAddress], list[IPNetwork]]:
+def _foreign(config: Config, given: Result | None) -> tuple[list[IPNetwork], list[IPAddress], list[str]]:
     """The subnets of another plugin's IPAM: all that it is configured with, and what it gave."""
     subnets: list[IPNetwork] = []
     gateways: list[IPAddress] = []

@@ -77,6 +77,26 @@ def test_a_static_address_far_ahead_is_stepped_over_and_hides_nothing() -> None:
     assert drain(pools, 4) == ["10.89.0.2", "10.89.0.3", "10.89.0.5", "10.89.0.6"]
 
 
+def test_runs_are_given_one_after_the_other_and_again_when_they_are_used_up() -> None:
+    cidr = ip_network("10.89.0.0/24")
+    runs = tuple(
+        (ip_address(first), ip_address(last))
+        for first, last in (("10.89.0.1", "10.89.0.3"), ("10.89.0.254", "10.89.0.255"))
+    )
+    own = Pool.of("front", Subnet(cidr=cidr, gateway=cidr[1], spans=runs), {})
+    assert own.capacity == 3
+    assert drain((own,), 4) == ["10.89.0.2", "10.89.0.3", "10.89.0.254"]
+    pools, _ = take((own,), 4, "static", ip_address("10.89.0.77"))  # outside: only if asked for
+    pools = give_back(pools, ip_address("10.89.0.77"))
+    assert drain(pools, 4) == ["10.89.0.2", "10.89.0.3", "10.89.0.254"]
+    assert not own.full
+    for _ in range(3):
+        (own,), _ = take((own,), 4, "x")
+    assert own.full
+    (own,) = give_back((own,), ip_address("10.89.0.3"))
+    assert drain((own,), 4) == ["10.89.0.3"]
+
+
 def test_the_range_narrows_what_is_given_but_not_what_may_be_asked_for() -> None:
     pools: tuple[Pool, ...] = (pool("10.89.0.0/24", range="10.89.0.128/30"),)
     assert drain(pools, 4) == [f"10.89.0.{n}" for n in (128, 129, 130, 131)]

@@ -216,3 +216,30 @@ def test_an_overlap_names_who_has_it() -> None:
         subnets_of("10.1.0.0/24", "10.1.0.0/25")
     with pytest.raises(AlreadyExists, match="fd00:1::/64 overlaps"):
         subnets_of("10.1.0.0/24", "fd00:1::/64", networks=[network("old", "fd00:1::/48")])
+
+
+def test_runs_of_addresses_narrow_a_subnet_in_ascending_order() -> None:
+    [subnet] = subnets_of("10.1.0.0/24", ip_ranges=("10.1.0.99 - 10.1.0.255", "10.1.0.5-10.1.0.7"))
+    assert [f"{first}-{last}" for first, last in subnet.spans] == [
+        "10.1.0.5-10.1.0.7",
+        "10.1.0.99-10.1.0.255",
+    ]
+    assert subnet.range is None
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        (("10.1.0.9-10.1.0.5",), "is no run of addresses"),
+        (("10.1.0.9-fd00::1",), "is no run of addresses"),
+        (("10.1.0.9-x",), "'x' is not an IP address"),
+        (("10.1.0.9-10.1.1.5",), r"ends outside of 10\.1\.0\.0/24"),
+        (("10.2.0.9-10.2.0.10",), "lies in no subnet"),
+        (("10.1.0.9-10.1.0.12", "10.1.0.12-10.1.0.14"), "overlaps 10.1.0.9-10.1.0.12"),
+        (("10.1.0.9-10.1.0.12", "10.1.0.128/25"), "leave one out"),
+        (("10.1.0.1-10.1.0.1",), "has no address left"),
+    ],
+)
+def test_runs_that_make_no_sense_are_refused(ranges: tuple[str, ...], message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        subnets_of("10.1.0.0/24", ip_ranges=ranges)

@@ -66,15 +66,33 @@ def test_ranges_come_from_everywhere() -> None:
     assert found.subnets == ("10.1.0.0/16", "10.3.0.0/16", "10.2.0.0/16")
 
 
-def test_a_range_that_is_a_prefix_narrows() -> None:
-    each = {"subnet": "10.1.0.0/16", "rangeStart": "10.1.4.0", "rangeEnd": "10.1.4.255"}
-    assert wishes.network_request(parsed(ranges=[[each]]), None).ip_ranges == ("10.1.4.0/24",)
+def test_ranges_narrow_in_all_of_host_locals_shapes() -> None:
+    subnet = {"subnet": "10.1.0.0/16"}
+    ranges = [
+        [
+            {**subnet, "rangeStart": "10.1.4.7", "rangeEnd": "10.1.4.9"},
+            {**subnet, "rangeStart": "10.1.255.9"},
+        ],
+        [{"subnet": "fd00:1::/64", "rangeEnd": "fd00:1::5"}],
+    ]
+    found = wishes.network_request(parsed(ranges=ranges), None)
+    assert found.subnets == ("10.1.0.0/16", "fd00:1::/64")
+    assert found.ip_ranges == ("10.1.4.7-10.1.4.9", "10.1.255.9-10.1.255.254", "fd00:1::1-fd00:1::5")
+
+
+def test_ipv6_subnets_alone_bring_no_ipv4() -> None:
+    assert not wishes.network_request(parsed(subnets=["fd00:1::/64"]), None).ipv4
+    given = Result(ips=({"address": "fd00:1::9/64"},))
+    assert not wishes.network_request(parsed(ipam={"type": "static"}), given).ipv4
+    assert wishes.network_request(parsed(subnets=["fd00:1::/64", "10.1.0.0/16"]), None).ipv4
+    assert wishes.network_request(parsed(), None).ipv4
 
 
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        ({"ranges": [[{"subnet": "10.1.0.0/16", "rangeStart": "10.1.0.5"}]]}, "10.1.0.5 to 10.1.255.255"),
+        ({"ranges": [[{"subnet": "10.1.0.0/16", "rangeStart": "10.2.0.5"}]]}, "10.2.0.5 to 10.1.255.254"),
+        ({"ranges": [[{"subnet": "10.1.0.0/16", "rangeEnd": "10.1.0.0"}]]}, "10.1.0.1 to 10.1.0.0"),
         ({"ranges": [[{"subnet": "10.1.0.0/16", "rangeStart": "x"}]]}, "rangeStart 'x'"),
         ({"ranges": [[{"subnet": "10.1.0.0/16", "rangeStart": "fd00::1"}]]}, "fd00::1"),
         ({"subnets": ["10.1.0.0/99"]}, "'10.1.0.0/99'"),
