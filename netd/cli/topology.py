@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ import click
 from netd.cli.options import complain, connected, json_option, socket_option
 from netd.cli.render import as_dict, print_json, print_table, published
 from netd.cli.values import pairs
-from netd.errors import NotFound
+from netd.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from netd.api import netd_pb2 as pb
@@ -261,3 +262,55 @@ def logs(topology: str, services: Sequence[str], tail: int | None) -> None:
         short = name.removeprefix(f"{project}-")
         end = b"" if line.data.endswith(b"\n") else b"\n"
         terminal.write(2 if line.stream == "stderr" else 1, f"{short} | ".encode() + line.data + end)
+
+
+@topology.command(short_help="Try who reaches whom.")
+@click.argument("file", type=click.Path())
+@file_options
+@click.option("--all", "everything", is_flag=True, help="Everybody and everything, as a table.")
+@json_option
+@socket_option
+def check(file: str, everything: bool, as_json: bool, **options: Any) -> int:
+    """Hold a topology that is up to the `checks` of FILE; the exit code is 1 if one fails.
+
+    With --all, show instead what each service reaches of every other.
+    """
+    project = loaded(file, **options)
+    from netd.topology.check import Reachability, questions
+
+    asked = questions(project)
+    seen = Reachability(connected(), project)
+    if everything:
+        _show_matrix(*seen.matrix(), as_json=as_json)
+        return 0
+    if not asked:
+        raise Invalid(f"{file}: x-netd.checks is empty; write assertions, or say --all")
+    outcomes = seen.check(asked)
+    if as_json:
+        print_json([{**asdict(each), "ok": each.ok} for each in outcomes])
+    else:
+        print_table(
+            ("", "FROM", "TO", "EXPECTED", "FOUND", ""),
+            [
+                (
+                    "ok" if each.ok else "FAILED",
+                    each.source,
+                    each.target,
+                    each.expect,
+                    each.found,
+                    each.detail,
+                )
+                for each in outcomes
+            ],
+        )
+    return 0 if all(each.ok for each in outcomes) else 1
+
+
+def _show_matrix(
+    sources: Sequence[str], targets: Sequence[str], answers: Mapping[tuple[str, str], str], *, as_json: bool
+) -> None:
+    if as_json:
+        print_json([{"from": s, "to": t, "found": found} for (s, t), found in answers.items()])
+        return
+    rows = [(source, *(answers.get((source, target), "-") for target in targets)) for source in sources]
+    print_table(("FROM", *targets), rows)

@@ -45,7 +45,7 @@ FLOORS: tuple[set[str], ...] = (
     {"cluster", "kernel"},
     {"changes", "engine", "forwarding", "news", "operations", "overlay", "publishing", "reconcile"}
     | {"recovery"},
-    {"cni", "cni_server", "containers", "doctor", "registry"},
+    {"cni", "cni_server", "containers", "doctor", "packets", "registry"},
     {"api.generated"},
     {"api"},
     {"app"},
@@ -61,20 +61,23 @@ PLANNING = FLOORS[3]
 CLIENTS: dict[str, set[str]] = {
     "api.client": VALUES | {"api.generated"},
     "topology": VALUES | {"api.client", "api.generated"},
-    "testing": VALUES | {"api.client", "api.generated", "kernel"},
-    "cli": VALUES | {"api.client", "api.generated"},
+    "topology.check": VALUES | {"api.client", "api.generated", "kernel", "topology"},
+    "capture": VALUES,
+    "testing": VALUES | {"api.client", "api.generated", "capture", "kernel", "topology"},
+    "cli": VALUES | {"api.client", "api.generated", "capture"},
     "cli.daemon": VALUES | {"app", "cli"},
+    "cli.topology": VALUES | {"api.client", "api.generated", "cli", "topology", "topology.check"},
 }
 """What runs in other processes than the daemon, and the few rooms that it may import."""
 
 ONLY_IN = {
     "pyroute2": {"kernel"},
     "nftables": {"kernel"},
-    "ctypes": {"kernel", "runtime"},
+    "ctypes": {"capture", "kernel", "runtime"},
     "pyseccomp": {"runtime"},
     "sqlite3": {"store"},
-    "grpc": {"api", "api.client", "api.generated"},
-    "click": {"cli", "cli.daemon"},
+    "grpc": {"api", "api.client", "api.generated", "cluster"},
+    "click": {"cli", "cli.daemon", "cli.topology"},
     "rich": {"cli"},
     "scapy": {"testing"},
     "dnslib": {"dns_lookup"},
@@ -364,10 +367,18 @@ def test_tasks_are_held() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["netd_pb2.py", "netd_pb2.pyi", "netd_pb2_grpc.py"])
-def test_generated_code_is_fresh(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("netd/api/netd.proto", "netd/api/netd_pb2.py"),
+        ("netd/api/netd.proto", "netd/api/netd_pb2.pyi"),
+        ("netd/api/netd.proto", "netd/api/netd_pb2_grpc.py"),
+        ("netd/cluster/etcd.proto", "netd/cluster/etcd_pb2.py"),
+        ("netd/cluster/etcd.proto", "netd/cluster/etcd_pb2.pyi"),
+    ],
+)
+def test_generated_code_is_fresh(source: str, name: str, tmp_path: Path) -> None:
     options = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
-    protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *options, "netd/api/netd.proto"]
-    subprocess.run(protoc, cwd=ROOT, check=True)
-    fresh = (tmp_path / "netd/api" / name).read_text()
-    assert fresh == (ROOT / "netd/api" / name).read_text(), "run `make proto` and commit the result"
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I.", *options, source], cwd=ROOT, check=True)
+    fresh = (tmp_path / name).read_text()
+    assert fresh == (ROOT / name).read_text(), "run `make proto` and commit the result"
