@@ -230,6 +230,7 @@ class Host(Node):
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab, "host")
         self.daemon: subprocess.Popen[str] | None = None
+        self.program: tuple[str | Path, ...] = (NETD, "daemon")
         self.log = lab.directory / "daemon.log"
         self._systemd: socket.socket | None = None
 
@@ -243,9 +244,9 @@ class Host(Node):
         notify.settimeout(0.2)
         began = time.monotonic()
         with self.log.open("a") as log:
-            argv: list[str | Path] = [NETD, "daemon", *flags]
             self.daemon = self.spawn(
-                *argv,
+                *self.program,
+                *flags,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
