@@ -314,3 +314,11 @@ def _show_matrix(
         return
     rows = [(source, *(answers.get((source, target), "-") for target in targets)) for source in sources]
     print_table(("FROM", *targets), rows)
+
+
+@topology.command(short_help="Print the JSON schema of topology files.")
+def schema() -> None:
+    """Print the JSON schema of topology files, for editors."""
+    from netd.topology.schema import text
+
+    click.echo(text(), nl=False)

@@ -15,7 +15,16 @@ from pathlib import Path, PurePosixPath
 
 from netd.errors import Invalid
 from netd.topology import values, yaml12
-from netd.topology.compose import Check, Extra, File, NetworkFile, Service, VolumeDefinition, parse
+from netd.topology.compose import (
+    Check,
+    Extra,
+    File,
+    NetworkFile,
+    Service,
+    VolumeDefinition,
+    VolumeFile,
+    parse,
+)
 from netd.topology.interpolate import interpolate
 from netd.topology.networks import ProjectNetwork, network
 from netd.topology.services import (
@@ -183,19 +192,34 @@ def _check_title(title: str, name: str) -> None:
         )
 
 
-def _unimplemented(file: File) -> list[str]:
-    """What the types let through, because wild files say it, and netd does not do."""
-    found = []
+def _unimplemented(file: File) -> Iterator[str]:
+    """What the types let through, because wild files say it or other hosts have it, and netd does not do."""
     for key, each in file.services.items():
+        path = f"services.{key}"
         if each.restart not in ("no", ""):
-            found.append(f"services.{key}.restart: {each.restart!r} (nothing restarts a container)")
+            yield f"{path}.restart: {each.restart!r} (nothing restarts a container)"
         if isinstance(each.depends_on, dict):
-            found += [
-                f"services.{key}.depends_on.{name}.restart"
-                for name, dependency in each.depends_on.items()
-                if dependency.restart
-            ]
-    return found
+            for name, dependency in each.depends_on.items():
+                if dependency.restart:
+                    yield f"{path}.depends_on.{name}.restart"
+        for n, volume in enumerate(each.volumes):
+            if isinstance(volume, VolumeFile) and volume.bind and volume.bind.create_host_path:
+                yield f"{path}.volumes[{n}].bind.create_host_path"
+        if each.x_netd and each.x_netd.forward:
+            yield f"{path}.x-netd.forward"
+        if each.x_netd and each.x_netd.routes:
+            yield f"{path}.x-netd.routes"
+        if each.x_netd and each.x_netd.host:
+            yield f"{path}.x-netd.host"
+        for name, entry in attachments_of(each).items():
+            if entry.x_netd and entry.x_netd.netem:
+                yield f"{path}.networks.{name}.x-netd.netem"
+    for key, network_file in file.networks.items():
+        if network_file and network_file.x_netd and network_file.x_netd.netem:
+            yield f"networks.{key}.x-netd.netem"
+    for what in ("links", "hosts", "capture"):
+        if getattr(file.x_netd, what):
+            yield f"x-netd.{what}"
 
 
 def _project(
