@@ -23,6 +23,9 @@ NO_NETWORKS = ("none", "host")
 BRIDGE_PREFIX = "nd-"
 VETH_PREFIX = "ve-"
 VXLAN_PREFIX = "vx-"
+IFB_PREFIX = "if-"
+PREFIXES = (BRIDGE_PREFIX, VETH_PREFIX, VXLAN_PREFIX, IFB_PREFIX)
+"""How the names of all links begin that netd makes on the host, unless a user chose one."""
 ALIAS_PREFIX = "netd:"
 ROUTE_PROTOCOL = 78
 """`rtm_protocol` of every route and address-less object netd makes (78 is 'N'; free in rtnetlink.h)."""
@@ -70,6 +73,11 @@ def vtep_mac(node: str, network: Network) -> str:
 def host_ifname(endpoint: Endpoint) -> str:
     """The host side of an endpoint's veth pair."""
     return VETH_PREFIX + digest(endpoint.id, 12)
+
+
+def ifb_name(endpoint: Endpoint) -> str:
+    """The device by which an endpoint with a limit on what it sends reaches the host."""
+    return IFB_PREFIX + digest(endpoint.id, 12)
 
 
 def mac_of(key: str) -> str:

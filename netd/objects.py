@@ -188,6 +188,62 @@ class Flood:
 
 
 @dataclass(frozen=True, slots=True)
+class Ifb:
+    """A device that sends on to where it was going what is redirected to it; up.
+
+    `up` is False only in what was observed, where somebody set the link down.
+    """
+
+    name: str
+    alias: str
+    altname: str
+    mtu: int
+    up: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        return ("link", None, self.name)
+
+    def __str__(self) -> str:
+        return (
+            f"link   {self.name} ifb alias {self.alias} altname {self.altname} mtu {self.mtu} "
+            f"{'up' if self.up else 'down'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shaper:
+    """What a host link sends goes through a token bucket: bytes a second, and bytes at once."""
+
+    dev: str
+    rate: int
+    burst: int
+
+    @property
+    def key(self) -> Hashable:
+        return ("shaper", self.dev)
+
+    def __str__(self) -> str:
+        return f"queue  dev {self.dev} rate {self.rate} burst {self.burst}"
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """All that a host link receives goes to an `Ifb` first. `to` is empty only in what was observed, where
+    that is gone; what arrives is dropped then."""
+
+    dev: str
+    to: str
+
+    @property
+    def key(self) -> Hashable:
+        return ("redirect", self.dev)
+
+    def __str__(self) -> str:
+        return f"queue  dev {self.dev} redirect to {self.to}"
+
+
+@dataclass(frozen=True, slots=True)
 class Sysctl:
     """One sysctl, by path below /proc/sys; `path` components are validated, never joined from input."""
 
@@ -271,10 +327,12 @@ class Element:
         return f"nft    element {self.family} netd {self.set} {{ {' . '.join(map(str, self.item))}{value} }}"
 
 
-HostLink = Bridge | Veth | Vxlan
+HostLink = Bridge | Veth | Vxlan | Ifb
 """What makes an interface exist on the host. Each has `name`, `alias`, `altname`, `mtu` and `up`."""
 
-KernelObject = HostLink | BridgePort | Remote | Flood | Sysctl | Address | Up | Route | Element
+KernelObject = (
+    HostLink | BridgePort | Remote | Flood | Shaper | Redirect | Sysctl | Address | Up | Route | Element
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ them:
 
     0  nft elements that say who is who     (they protect, and may name links that do not exist yet)
     1  bridges
-    2  VXLAN devices; veth pairs, each followed by its place in a bridge   (the peer is still down)
-    3  sysctls                              (before an address could make a packet)
+    2  VXLAN and IFB devices; veth pairs, each followed by its place in a bridge   (the peer is still down)
+    3  sysctls, bandwidth limits            (before an address could make a packet)
     4  addresses
     5  interfaces inside sandboxes go up    (from here on, frames flow)
     6  routes; remote endpoints, and the nodes that get multicast
@@ -46,11 +46,14 @@ from netd.objects import (
     Change,
     Element,
     Flood,
+    Ifb,
     KernelObject,
     Op,
+    Redirect,
     Remote,
     Remove,
     Route,
+    Shaper,
     Sysctl,
     Up,
     Veth,
@@ -143,7 +146,7 @@ def _taken_along(removed: Iterable[KernelObject], present: Iterable[KernelObject
 def _devices_of(item: KernelObject) -> tuple[Device, ...]:
     """The interfaces that exist because of `item`."""
     match item:
-        case Bridge() | Vxlan():
+        case Bridge() | Vxlan() | Ifb():
             return ((None, item.name),)
         case Veth():
             return ((None, item.name), (_ns(item.netns), item.peer))
@@ -159,6 +162,8 @@ def _stands_on(item: KernelObject) -> tuple[Device, ...]:
             return ((None, item.bridge),)
         case Flood():
             return ((None, item.vxlan),)
+        case Shaper() | Redirect():
+            return ((None, item.dev),)
         case Address() | Up() | Route():
             return ((_ns(item.netns), item.dev),)
         case Sysctl(path=("net", "ipv4" | "ipv6", "conf", ifname, _)) if ifname not in ("all", "default"):
@@ -177,11 +182,11 @@ def _place(item: KernelObject) -> tuple[int, str, int, str]:
             return (7 if item.set in PUBLISHING else 0, "", 0, str(item))
         case Bridge():
             return (1, item.name, 0, "")
-        case Veth() | Vxlan():
+        case Veth() | Vxlan() | Ifb():
             return (2, item.name, 0, "")
         case BridgePort():
             return (2, item.name, 1, "")
-        case Sysctl():
+        case Sysctl() | Shaper() | Redirect():
             return (3, "", 0, str(item))
         case Address():
             return (4, "", 0, str(item))

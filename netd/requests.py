@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from netd import names, subnets
-from netd.drivers import driver
+from netd.drivers import driver, shaping
 from netd.errors import AlreadyExists, Invalid
 from netd.model import (
     Endpoint,
@@ -164,6 +164,7 @@ def check_wants(
                     f"container {name!r} has an interface {want.ifname!r} already; choose another"
                 )
             ifnames.add(want.ifname)
+        shaping.check(want.options)
         for alias in want.aliases:
             names.check_name("alias", alias.removeprefix("*."))
         for route in want.routes:

@@ -17,10 +17,13 @@ from netd.objects import (
     BridgePort,
     Element,
     Flood,
+    Ifb,
     KernelObject,
     Op,
+    Redirect,
     Remote,
     Route,
+    Shaper,
     Sysctl,
     Up,
     Veth,
@@ -77,6 +80,7 @@ def owners(view: View) -> Mapping[Hashable, str]:
         found.update((subnet.gateway, network.id) for subnet in network.subnets)
     for endpoint in view.endpoints.values():
         found[names.host_ifname(endpoint)] = endpoint.network
+        found[names.ifb_name(endpoint)] = endpoint.network
         found.update((interface.ip, endpoint.network) for interface in endpoint.addresses)
     return found
 
@@ -88,7 +92,7 @@ def owners_of(owners: Mapping[Hashable, str], item: KernelObject) -> set[str]:
 
 def _words(item: KernelObject) -> Iterable[Hashable]:
     match item:
-        case Bridge() | Veth() | Vxlan():
+        case Bridge() | Veth() | Vxlan() | Ifb():
             return (item.name,)
         case Remote():
             return (item.bridge,)
@@ -102,7 +106,7 @@ def _words(item: KernelObject) -> Iterable[Hashable]:
             return (item.dev, item.address.ip)
         case Element():
             return (*item.item, *item.value)
-        case Route() | Up():
+        case Route() | Up() | Shaper() | Redirect():
             return (item.dev,)
 
 

@@ -30,7 +30,7 @@ VERSION = "1.0.0"
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """What a runtime of today takes the highest of; one that does not know the key takes VERSION."""
 
-CAPABILITIES = ("portMappings", "ips", "mac", "dns", "ipRanges", "aliases")
+CAPABILITIES = ("portMappings", "ips", "mac", "dns", "ipRanges", "aliases", "bandwidth")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 
 bin_option = click.option(

@@ -99,7 +99,7 @@ class PortMap(Base, frozen=True):
 
 
 class Bandwidth(Base, frozen=True):
-    """Rates in bits a second, bursts in bits."""
+    """Rates in bits a second, bursts in bits; as the pod sees them, 0 for no limit."""
 
     ingress_rate: int = 0
     ingress_burst: int = 0
@@ -268,12 +268,15 @@ def _check_values(config: Config) -> None:
             f"{defining} defines a network, but network {config.network!r} is one that exists; leave one out",
         )
     limits = config.runtime_config.bandwidth
-    if limits != Bandwidth():
-        raise CniError(
-            spec.UNSUPPORTED_FIELD,
-            f"runtimeConfig.bandwidth: {msgspec.json.encode(limits).decode()} is not supported; "
-            'put the plugin "bandwidth" behind this one',
-        )
+    for way, rate, burst in (
+        ("ingress", limits.ingress_rate, limits.ingress_burst),
+        ("egress", limits.egress_rate, limits.egress_burst),
+    ):
+        if rate < 0 or burst < 0 or (burst and not rate):
+            raise CniError(
+                spec.INVALID_CONFIG,
+                f"runtimeConfig.bandwidth: {way}Rate {rate} with {way}Burst {burst} is no limit",
+            )
 
 
 def _defining(config: Config) -> str:

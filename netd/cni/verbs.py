@@ -99,7 +99,7 @@ class Verbs:
                 if self._has_default_route(call):
                     wish = replace(wish, gateway_priority=None)
                 if given is not None:
-                    wish = replace(wish, options={IPAM: _record(call)})
+                    wish = replace(wish, options={**wish.options, IPAM: _record(call)})
                     self._lent[call.sandbox] = wish.options[IPAM]
                 sandbox, [endpoint] = await self._engine.attach(wishes.sandbox(config, call, netns), [wish])
         except Exception:  # not when cancelled: the engine carries on, and the addresses are in use

@@ -18,6 +18,7 @@ from netd.cni import spec
 from netd.cni.config import Config, Range, Route, address_of, subnet_of
 from netd.cni.results import Result
 from netd.cni.spec import Call, CniError
+from netd.drivers import shaping
 from netd.ipam import usable
 from netd.model import (
     IPAddress,
@@ -163,7 +164,18 @@ def want(config: Config, call: Call, network: Network, given: Result | None) -> 
         ifname=call.ifname,
         gateway_priority=0 if _takes_default(config, default, given) else None,
         routes=tuple(static),
+        options=_limits(config),
     )
+
+
+def _limits(config: Config) -> dict[str, str]:
+    limits = config.runtime_config.bandwidth
+    found = {}
+    if limits.ingress_rate:
+        found[shaping.TO] = f"{limits.ingress_rate}/{limits.ingress_burst}"
+    if limits.egress_rate:
+        found[shaping.FROM] = f"{limits.egress_rate}/{limits.egress_burst}"
+    return found
 
 
 def _requested(config: Config, call: Call) -> list[IPInterface]:

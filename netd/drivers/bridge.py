@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_interface
 
 from netd import names
+from netd.drivers import shaping
 from netd.errors import Invalid
 from netd.model import Endpoint, IPNetwork, Netns, Network, Sandbox
 from netd.objects import Address, Bridge, BridgePort, KernelObject, Route, Sysctl, Up, Veth
@@ -44,7 +45,7 @@ def check(net: Network) -> None:
             f"network {net.name!r}: {BRIDGE_NAME} {chosen!r} cannot name a bridge: at most 15 letters, "
             "digits, '_', '.' or '-', the first a letter or digit, and neither 'all', 'default' nor 'lo'"
         )
-    if chosen.startswith((names.BRIDGE_PREFIX, names.VETH_PREFIX, names.VXLAN_PREFIX)):
+    if chosen.startswith(names.PREFIXES):
         raise Invalid(
             f"network {net.name!r}: {BRIDGE_NAME} {chosen!r} starts like the names that "
             "netd makes up; choose another"
@@ -98,6 +99,12 @@ def endpoint(
     # Hairpin: with br_netfilter on, a container that reaches itself through the host's address is
     # translated while still on the bridge, and the frame goes back out of the port it came from.
     yield BridgePort(host, bridge=names.bridge_name(net), isolated=not net.icc, hairpin=net.icc)
+    yield from shaping.endpoint(
+        net,
+        endpoint,
+        alias=f"{names.ALIAS_PREFIX}limit of {_label(sandbox)}@{net.name}",
+        altname=f"{_altname(net, sandbox, endpoint)[:-7]}.{names.digest(f'{endpoint.id}/ifb', 6)}",
+    )
     yield from _sandbox_sysctls(net, inside, netns)
     for address in endpoint.addresses:
         yield Address(inside, address, netns)

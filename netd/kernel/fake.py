@@ -28,11 +28,14 @@ from netd.objects import (
     Element,
     Flood,
     HostLink,
+    Ifb,
     KernelObject,
     Op,
+    Redirect,
     Remote,
     Remove,
     Route,
+    Shaper,
     Sysctl,
     Up,
     Veth,
@@ -177,7 +180,7 @@ class FakeKernel:
         self._check_place(wanted)
         present = self._objects.get(wanted.key)
         match wanted:
-            case Bridge() | Veth() | Vxlan():
+            case Bridge() | Veth() | Vxlan() | Ifb():
                 self._check_link(wanted, present)
                 if isinstance(wanted, Veth) and isinstance(present, Veth) and _peer(present) != _peer(wanted):
                     self._forget(present)
@@ -206,6 +209,11 @@ class FakeKernel:
                 self._check_device(wanted, wanted.vxlan, None)
             case Flood():
                 self._check_device(wanted, wanted.vxlan, None)
+            case Shaper():
+                self._check_device(wanted, wanted.dev, None)
+            case Redirect():
+                self._check_device(wanted, wanted.dev, None)
+                self._check_device(wanted, wanted.to, None)
             case Address() | Up() | Route():
                 self._check_device(wanted, wanted.dev, wanted.netns)
 
@@ -261,7 +269,9 @@ class FakeKernel:
                 case Veth():
                     # The host sees the identity of the peer's namespace, not where it can be opened.
                     found.add(replace(item, netns=replace(item.netns, path="")))
-                case Bridge() | Vxlan() | BridgePort() | Remote() | Flood() | Element():
+                case Bridge() | Vxlan() | Ifb() | BridgePort() | Remote() | Flood() | Element():
+                    found.add(item)
+                case Shaper() | Redirect():
                     found.add(item)
                 case Address(netns=None) | Route(netns=None):
                     found.add(item)
@@ -388,6 +398,8 @@ def _stands_on(item: KernelObject) -> set[tuple[Netns | None, str]]:
             return {(None, item.bridge), (None, item.vxlan)}
         case Flood():
             return {(None, item.vxlan)}
+        case Shaper() | Redirect():
+            return {(None, item.dev)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}
         case Sysctl(path=("net", _, "conf", ifname, _)):

@@ -43,6 +43,7 @@ from netd.objects import (
     Change,
     Element,
     HostLink,
+    Ifb,
     KernelObject,
     Op,
     Remove,
@@ -64,7 +65,7 @@ def _place(op: Op) -> str | Netns:
     match item:
         case Element():
             return NFT
-        case Bridge() | Veth() | Vxlan():
+        case Bridge() | Veth() | Vxlan() | Ifb():
             return DELETE if isinstance(op, Remove) else HOST
         case Address() | Up() | Route() | Sysctl() if item.netns is not None:
             return item.netns

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 
 from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError
-from netd.kernel import dumps, fastnl, netns, sysctl, vxlan
+from netd.kernel import dumps, fastnl, netns, shaping, sysctl, vxlan
 from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
 from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
@@ -32,11 +32,14 @@ from netd.objects import (
     Element,
     Flood,
     HostLink,
+    Ifb,
     KernelObject,
     Op,
+    Redirect,
     Remote,
     Remove,
     Route,
+    Shaper,
     Sysctl,
     Up,
     Veth,
@@ -68,6 +71,7 @@ class Links:
         self._wrote = wrote
         self._on_host = on_host
         self._entries = vxlan.Entries(socket, self._send, self._send_removal)
+        self._queues = shaping.Queues(socket, self._send, self._send_removal)
 
     def apply(self, ops: Sequence[Op], done: list[Op]) -> None:
         """Carry out `ops` in order, appending each to `done` when it has taken effect.
@@ -89,7 +93,7 @@ class Links:
 
     def _add(self, wanted: KernelObject) -> None:
         match wanted:
-            case Bridge() | Veth() | Vxlan():
+            case Bridge() | Veth() | Vxlan() | Ifb():
                 self._add_link(wanted)
             case BridgePort():
                 self._join(wanted)
@@ -99,6 +103,10 @@ class Links:
                 self._add_route(wanted)
             case Remote() | Flood():
                 self._entries.add(wanted, *self._ends(wanted))
+            case Shaper():
+                self._queues.shape(self._own(wanted.dev, wanted).index, wanted)
+            case Redirect():
+                self._queues.redirect(self._own(wanted.dev, wanted).index, self._own(wanted.to, wanted).index)
             case Up():
                 self._send(fastnl.link_change(self._index(wanted.dev, wanted), up=True))
             case Sysctl():
@@ -109,7 +117,7 @@ class Links:
 
     def _change(self, old: KernelObject, new: KernelObject) -> None:
         match new:
-            case Bridge() | Veth() | Vxlan():
+            case Bridge() | Veth() | Vxlan() | Ifb():
                 self._add(new)
             case Route():
                 # Not NLM_F_REPLACE: it replaces whatever route has this destination, ours or not.
@@ -122,7 +130,7 @@ class Links:
 
     def _remove(self, unwanted: KernelObject) -> None:
         match unwanted:
-            case Bridge() | Veth() | Vxlan():
+            case Bridge() | Veth() | Vxlan() | Ifb():
                 raise TypeError("links are deleted through `deletable` and `delete`, which need not wait")
             case BridgePort():
                 link = self._find(unwanted.name)
@@ -138,6 +146,12 @@ class Links:
                 self._entries.remove(unwanted, self._index_of_ours(bridge), self._index_of_ours(vxlan))
             case Flood(vxlan=vxlan):
                 self._entries.remove(unwanted, 0, self._index_of_ours(vxlan))
+            case Shaper():
+                if index := self._index_of_ours(unwanted.dev):
+                    self._queues.unshape(index)
+            case Redirect():
+                if index := self._index_of_ours(unwanted.dev):
+                    self._queues.undirect(index)
             case Up():
                 if index := _index_or_zero(unwanted.dev):
                     self._send_removal(fastnl.link_change(index, up=False))
@@ -270,6 +284,12 @@ class Links:
         if isinstance(wanted, Vxlan):
             self._send(vxlan.create(wanted, BIRTH_GROUP))
             return
+        if isinstance(wanted, Ifb):
+            try:
+                self._send(shaping.ifb_create(wanted, BIRTH_GROUP))
+            except Refused as error:
+                raise shaping.no_ifb(error) or error from error
+            return
         descriptor = netns.open_checked(wanted.netns)
         try:
             self._send(
@@ -287,7 +307,7 @@ class Links:
         try:
             # Without a link-local address of its own: the bridge speaks for its ports, and a thousand
             # ports need not each probe for duplicates and join multicast groups.
-            own_ipv6 = not (isinstance(wanted, Veth | Vxlan) and sysctl.has_ipv6())
+            own_ipv6 = not (isinstance(wanted, Veth | Vxlan | Ifb) and sysctl.has_ipv6())
             change = fastnl.link_change(index, mtu=wanted.mtu, alias=alias, group=0, own_ipv6=own_ipv6)
             self._send(change)
             self._give_altname(index, wanted)
@@ -389,6 +409,8 @@ def _as_found(link: Link, wanted: HostLink) -> HostLink:
     """The link as one of the kind that is wanted, to be compared."""
     if isinstance(wanted, Veth):
         return dumps.veth_of(link)
+    if isinstance(wanted, Ifb):
+        return shaping.ifb_of(link)
     return vxlan.vxlan_of(link, "") if isinstance(wanted, Vxlan) else dumps.bridge_of(link)
 
 

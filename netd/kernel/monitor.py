@@ -20,16 +20,17 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 
-from netd.kernel import dumps, fastnl, vxlan
+from netd.kernel import dumps, fastnl, shaping, vxlan
 from netd.kernel.ports import Drift
 from netd.model import IPAddress
-from netd.names import BRIDGE_PREFIX, ROUTE_PROTOCOL, VETH_PREFIX, VXLAN_PREFIX
+from netd.names import PREFIXES, ROUTE_PROTOCOL, VXLAN_PREFIX
 
 log = logging.getLogger(__name__)
 
 # include/uapi/linux/rtnetlink.h (RTNLGRP_*), netfilter/nfnetlink.h (NFNLGRP_NFTABLES), nf_tables.h
-LINK, NEIGHBOUR, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF = 1, 3, 5, 7, 9, 11, 24
-RTM_DELNETCONF, NETCONFA_IFINDEX = 81, 1
+LINK, NEIGHBOUR, QUEUE, IPV4_ADDRESS, IPV4_ROUTE = 1, 3, 4, 5, 7
+IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF = 9, 11, 24, 25
+RTM_NEWNETCONF, RTM_DELNETCONF, NETCONFA_IFINDEX, NETCONFA_IFINDEX_ALL = 80, 81, 1, -1
 NFTABLES = 7
 NFT_MSG_NEWGEN = 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | 15: one at the end of each transaction
 NETLINK_ADD_MEMBERSHIP, SO_RCVBUFFORCE = 1, 33
@@ -37,7 +38,6 @@ BUFFER = 4 << 20
 """Bytes of events that may wait while the loop is busy: some thousands of link events."""
 
 
-PREFIXES = (BRIDGE_PREFIX, VETH_PREFIX, VXLAN_PREFIX)
 PAUSE = 0.005
 """Seconds between two looks at the sockets, unless somebody waits for a link to be gone."""
 
@@ -70,7 +70,7 @@ class Monitor:
     def start(self, ours: dict[int, str]) -> None:
         """Open the sockets in the calling thread's namespace; `ours` are netd's links, index to name."""
         self._ours = dict(ours)
-        groups = (LINK, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF)
+        groups = (LINK, QUEUE, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF)
         self._listen(fastnl.NETLINK_ROUTE, groups, self._of_route)
         self._listen(fastnl.NETLINK_NETFILTER, (NFTABLES,), self._of_nft)
 
@@ -174,6 +174,9 @@ class Monitor:
                 return Drift("underlay")
             if protocol == ROUTE_PROTOCOL or index in self._ours:
                 return Drift("address", self._ours.get(index, ""))
+        if kind in shaping.EVENTS:
+            index = shaping.TCMSG.unpack_from(body)[2]
+            return Drift("queue", self._ours[index]) if index in self._ours else None
         if kind == vxlan.RTM_DELNEIGH:
             return self._of_neighbour(body)
         # rtm_protocol first: on a router with a full table, other people's routes come by the thousand.

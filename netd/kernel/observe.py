@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from netd.kernel import dumps, fastnl, sysctl, vxlan
+from netd.kernel import dumps, fastnl, shaping, sysctl, vxlan
 from netd.kernel.dumps import Link
 from netd.model import Netns
 from netd.objects import Address, KernelObject, Route, Sysctl, Up
@@ -26,6 +26,7 @@ def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
             if link.ours:
                 found.update(_of_link(link, links))
                 found.update(_far_away(socket, link, links))
+        found.update(shaping.observed(socket, links))
     found.update(Address(links[index].name, value) for index, value in addresses if index in links)
     for route in routes:
         if route.index in links:
@@ -37,6 +38,9 @@ def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
 def _of_link(link: Link, links: dict[int, Link]) -> Iterator[KernelObject]:
     if link.kind == "bridge":
         yield dumps.bridge_of(link)
+        return
+    if link.kind == "ifb":
+        yield shaping.ifb_of(link)
         return
     if link.kind == "vxlan":
         yield vxlan.vxlan_of(link, _name(link.master, links))

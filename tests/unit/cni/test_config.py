@@ -131,9 +131,11 @@ def test_what_cannot_be_done_has_code_2_with_key_and_value(key: str, value: Any)
     assert json.dumps(value) in str(error)
 
 
-def test_bandwidth_is_refused_unless_it_is_nothing() -> None:
-    limits = {"ingressRate": 1000, "ingressBurst": 100}
-    assert refused(runtimeConfig={"bandwidth": limits}).cni == 2
+@pytest.mark.parametrize(
+    "limits", [{"ingressBurst": 8}, {"egressRate": -1}, {"egressRate": 8, "egressBurst": -1}]
+)
+def test_bandwidth_that_is_no_limit_is_refused(limits: dict[str, int]) -> None:
+    assert refused(runtimeConfig={"bandwidth": limits}).cni == 7
     assert parse(runtimeConfig={"bandwidth": {}}).runtime_config.bandwidth.ingress_rate == 0
 
 

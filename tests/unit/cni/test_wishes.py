@@ -136,6 +136,13 @@ def test_a_place_asked_for_by_the_runtime() -> None:
     assert found.aliases == ("b", "a")
 
 
+def test_limits_become_options_of_the_endpoint() -> None:
+    limits = {"ingressRate": 8000, "ingressBurst": 100, "egressRate": 9000}
+    found = wishes.want(parsed(runtimeConfig={"bandwidth": limits}), called(), NETWORK, None)
+    assert found.options == {"bandwidth.ingress": "8000/100", "bandwidth.egress": "9000/0"}
+    assert wishes.want(parsed(), called(), NETWORK, None).options == {}
+
+
 def test_podman_groups_aliases_by_network() -> None:
     grouped = {"front": ["a"], "back": ["b"]}
     assert wishes.want(parsed(runtimeConfig={"aliases": grouped}), called(), NETWORK, None).aliases == ("a",)
