@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
 
+from netd.model import Node as NodeRecord
+from netd.store import codec
 from tests.e2e.host import HERE, PYTHON, WIRE, Host, Lab, Node, eventually, eventually_equal, unified
 
 PROGRAM = HERE / "fabric_daemon.py"
@@ -112,9 +115,16 @@ class Fabric:
             eventually(f"h{number} knows its peers", partial(_knows_peers, host, others))
             self._before[number] = host.census()
 
-    def forget(self, number: int) -> None:
+    def write_node(self, name: str, address: str) -> None:
+        """Make the cluster believe in a node."""
+        text = codec.encode(NodeRecord(name=name, address=ip_address(address)))
+        half = self.directory / f"{name}.new"
+        half.write_text(text)
+        half.rename(self.directory / "node" / name)
+
+    def forget(self, name: str) -> None:
         """The cluster takes a node for dead."""
-        (self.directory / "node" / f"h{number}").unlink(missing_ok=True)
+        (self.directory / "node" / name).unlink(missing_ok=True)
 
     def clean(self) -> None:
         """Remove everything on every host; nothing may be left anywhere, and nobody has complained."""

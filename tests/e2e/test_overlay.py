@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 
@@ -17,7 +18,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
-from tests.e2e.fabric import PORT, STRANGER, Fabric, inner, peers, strange, underlay
+from tests.e2e.fabric import PORT, Fabric, inner, peers, strange, underlay
 from tests.e2e.host import PYTHON, WIRE, Host, end, eventually, eventually_equal
 
 NETWORK = ("--driver", "overlay", "--subnet", "10.5.0.0/24", "--subnet", "fd05::/64")
@@ -227,7 +228,7 @@ def test_a_node_that_dies_leaves_nothing_behind(fabric4: Fabric) -> None:
     one, two = pair(fabric4)
     address, mac = two.address("b"), two.inspect("b")["endpoints"][0]["mac"]
     two.kill()
-    fabric4.forget(2)
+    fabric4.forget("h2")
     eventually("the neighbour is gone", lambda: not knows(one, address))
     assert mac not in one.sh("bridge fdb show")
     assert "192.0.2.2" not in peers(one)
@@ -301,55 +302,93 @@ with socket.socket(family, socket.SOCK_DGRAM) as s:
 """
 
 
-def test_nobody_but_a_peer_puts_a_frame_into_the_network(fabric: Fabric) -> None:
-    """What each forger sends says who sent it; the last is a peer's, which shows that the frame is right."""
-    one, two = pair(fabric, "fabric", "--cap-add", "NET_RAW")
-    one.netd("network", "create", "plain", "--ipv6")
-    one.serve("evil", "--network", "plain")
-    a, b = one.inspect("a")["endpoints"][0], two.inspect("b")["endpoints"][0]
-    near, far, strange_ = (underlay(number, fabric.family) for number in (1, 2, STRANGER))
+class Forgery:
+    """A frame from `b` on the second host to `a` on the first, or back, in VXLAN; it says who forged it."""
 
-    def forged(who: str) -> bytes:
-        frame = Ether(src=a["mac"], dst=b["mac"]) / IP(src=one.address("a"), dst=two.address("b"))
-        vni = int(one.sh("ip -d link show type vxlan").split("vxlan id ")[1].split()[0])
-        return bytes(
-            VXLAN(vni=vni, flags=8) / frame / UDP(sport=9, dport=9) / Raw(f"forged by {who}".encode())
-        )
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.one, self.two = pair(fabric, "fabric", "--cap-add", "NET_RAW")
+        self.ends = [
+            (host.inspect(name)["endpoints"][0]["mac"], host.address(name))
+            for host, name in ((self.one, "a"), (self.two, "b"))
+        ]
+        self.vni = int(self.one.sh("ip -d link show type vxlan").split("vxlan id ")[1].split()[0])
 
-    def from_container(name: str, to: str) -> None:
-        payload = forged(f"{name} to {to}").hex()
-        one.netd("exec", name, "--", PYTHON, "-IS", "-c", SEND, to, payload, str(PORT))
+    def packet(self, who: str, *, to_first: bool = False) -> bytes:
+        """The payload of the datagram."""
+        source, target = reversed(self.ends) if to_first else self.ends
+        frame = Ether(src=source[0], dst=target[0]) / IP(src=source[1], dst=target[1]) / UDP(sport=9, dport=9)
+        return bytes(VXLAN(vni=self.vni, flags=8) / frame / Raw(f"forged by {who}".encode()))
 
-    ear = two.spawn("netd", "exec", "-i", "b", "--", PYTHON, "-IS", "/wire.py", "listen", "eth0", "30")
+    def genuine(self, *, to_first: bool = False) -> str:
+        """The same as a peer's kernel would send it, for the wire: nobody can tell it from an honest one."""
+        hosts, numbers = (self.one, self.two), (1, 2)
+        if to_first:
+            hosts, numbers = (self.two, self.one), (2, 1)
+        near, far = (underlay(number, self.fabric.family) for number in numbers)
+        macs = [host.sh("cat /sys/class/net/under/address").strip() for host in hosts]
+        outer = IP(src=near, dst=far) if self.fabric.family == 4 else IPv6(src=near, dst=far)
+        payload = self.packet("a peer", to_first=to_first)
+        return bytes(Ether(src=macs[0], dst=macs[1]) / outer / UDP(sport=4000, dport=PORT) / payload).hex()
+
+    def from_container(self, name: str, to: str, *, to_first: bool = False) -> None:
+        """Let a container of the first host send it."""
+        payload = self.packet(f"{name} to {to}", to_first=to_first).hex()
+        self.one.netd("exec", name, "--", PYTHON, "-IS", "-c", SEND, to, payload, str(PORT))
+
+
+@contextmanager
+def hearing(host: Host, container: str) -> Iterator[list[str]]:
+    """Who forged the frames that a container hears, up to the peer's, whose arrival the block sees to."""
+    ear = host.spawn("netd", "exec", "-i", container, "--", PYTHON, "-IS", "/wire.py", "listen", "eth0", "30")
     assert ear.stdout is not None
     assert ear.stdout.readline() == "ready\n"
-    for name in ("a", "evil"):
-        from_container(name, far)
-    for uid in ("0", "65534"):
-        user = ("setpriv", f"--reuid={uid}", "--regid=65534", "--clear-groups")
-        for host in (one, two):
-            host.output(*user, PYTHON, "-IS", "-c", SEND, far, forged(f"user {uid}").hex(), str(PORT))
-    fabric.stranger.output(PYTHON, "-IS", "-c", SEND, far, forged(f"stranger {strange_}").hex(), str(PORT))
-    outer = IP(src=near, dst=far) if fabric.family == 4 else IPv6(src=near, dst=far)
-    macs = [host.sh("cat /sys/class/net/under/address").strip() for host in (one, two)]
-    genuine = Ether(src=macs[0], dst=macs[1]) / outer / UDP(sport=4000, dport=PORT) / forged("a peer")
-    one.output(PYTHON, "-IS", WIRE, "send", "under", bytes(genuine).hex())
     heard: list[str] = []
-    while line := ear.stdout.readline():
+    yield heard
+    while heard[-1:] != ["a peer"] and (line := ear.stdout.readline()):
         if b"forged by" in (frame := bytes.fromhex(line)):
             heard.append(frame.partition(b"forged by ")[2].decode())
-            if heard[-1] == "a peer":
-                break
-    assert heard == ["a peer"]
     end(ear)
-    # The other way round: a container's datagrams to the host it is on, for a container on the same.
-    ear = one.spawn("netd", "exec", "-i", "a", "--", PYTHON, "-IS", "/wire.py", "listen", "eth0", "1")
-    assert ear.stdout is not None
-    assert ear.stdout.readline() == "ready\n"
-    for to in (near, "10.5.0.1" if fabric.family == 4 else "fd05::1"):
-        from_container("evil", to)
-    output, _ = ear.communicate(timeout=30)
-    assert "666f72676564206279" not in output, "forged by"
+
+
+def test_nobody_but_a_peer_puts_a_frame_into_another_hosts_network(fabric: Fabric) -> None:
+    """The last one is a peer's, and shows that there is nothing wrong with the frame itself."""
+    forgery = Forgery(fabric)
+    one, two = forgery.one, forgery.two
+    one.netd("network", "create", "plain", "--ipv6")
+    one.serve("evil", "--network", "plain")
+    far = underlay(2, fabric.family)
+    with hearing(two, "b") as heard:
+        for name in ("a", "evil"):
+            forgery.from_container(name, far)
+        for uid in ("0", "65534"):
+            user = ("setpriv", f"--reuid={uid}", "--regid=65534", "--clear-groups", PYTHON, "-IS", "-c", SEND)
+            for host in (one, two):
+                host.output(*user, far, forgery.packet(f"user {uid}").hex(), str(PORT))
+        stranger = forgery.packet("the stranger").hex()
+        fabric.stranger.output(PYTHON, "-IS", "-c", SEND, far, stranger, str(PORT))
+        one.output(PYTHON, "-IS", WIRE, "send", "under", forgery.genuine())
+    assert heard == ["a peer"]
+
+
+def test_nobody_but_a_peer_puts_a_frame_into_their_own_hosts_network(fabric: Fabric) -> None:
+    """Not even a container that happens to have the address of a node."""
+    forgery = Forgery(fabric)
+    one, two = forgery.one, forgery.two
+    ghost = "10.9.9.9" if fabric.family == 4 else "fd99::9"
+    one.netd("network", "create", "plain", "--subnet", "10.9.9.0/24", "--subnet", "fd99::/64")
+    one.serve("evil", "--network", f"plain,ip{'6' if fabric.family == 6 else ''}={ghost}")
+    fabric.write_node("ghost", ghost)
+    eventually("the ghost is a peer", lambda: ghost in peers(one))
+    gateways = ("10.9.9.1", "10.5.0.1") if fabric.family == 4 else ("fd99::1", "fd05::1")
+    with hearing(one, "a") as heard:
+        for name in ("evil", "a"):
+            for to in (underlay(1, fabric.family), *gateways):
+                forgery.from_container(name, to, to_first=True)
+        two.output(PYTHON, "-IS", WIRE, "send", "under", forgery.genuine(to_first=True))
+    assert heard == ["a peer"]
+    fabric.forget("ghost")
+    eventually("the ghost is gone", lambda: ghost not in peers(one))
 
 
 def test_damage_is_repaired(fabric4: Fabric) -> None:
