@@ -316,6 +316,42 @@ def _show_matrix(
     print_table(("FROM", *targets), rows)
 
 
+@topology.command(short_help="Draw a topology.")
+@click.argument("file", type=click.Path())
+@file_options
+@click.option(
+    "--format",
+    "-f",
+    "kind",
+    type=click.Choice(["mermaid", "dot", "svg", "html"]),
+    help="What to write.  [default: by the name of --output, else mermaid]",
+)
+@click.option("--output", "-o", metavar="FILE", help="Where to write it.  [default: standard output]")
+@click.option("--offline", is_flag=True, help="Draw the file alone; do not look at what runs.")
+@socket_option
+def graph(file: str, kind: str | None, output: str | None, offline: bool, **options: Any) -> None:
+    """Draw the topology of FILE: networks, containers, interfaces, published ports.
+
+    Where it is up, with the addresses that it has.
+    """
+    from netd.topology import graph as texts
+    from netd.topology import svg
+    from netd.topology.picture import picture
+
+    chosen = kind or svg.FORMATS.get(Path(output or "").suffix, "mermaid")
+    project = loaded(file, **options)
+    if offline:
+        drawn = picture(project)
+    else:
+        client = connected()
+        drawn = picture(project, client.containers(all=False), client.networks())
+    draw = {"mermaid": texts.mermaid, "dot": texts.dot, "svg": svg.svg, "html": svg.html}[chosen]
+    if output is None:
+        click.echo(draw(drawn), nl=False)
+    else:
+        Path(output).write_text(draw(drawn))
+
+
 @topology.command(short_help="Print the JSON schema of topology files.")
 def schema() -> None:
     """Print the JSON schema of topology files, for editors."""

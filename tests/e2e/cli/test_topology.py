@@ -79,3 +79,20 @@ def test_lenient_warns_and_an_image_is_mapped(host: Host, pair: Path) -> None:
     assert done.returncode == 0
     assert "warning: " in done.stderr
     assert host.inspect("pair-a-1")["rootfs"] == "host"
+
+
+def test_graph_shows_what_runs_and_offline_what_is_written(host: Host, pair: Path) -> None:
+    host.netd("topology", "up", pair)
+    address = host.address("pair-db-1")
+    assert address in host.netd("topology", "graph", pair)
+    assert address not in host.netd("topology", "graph", "--offline", pair)
+    page = host.lab.directory / "pair.html"
+    host.netd("topology", "graph", pair, "-o", page)
+    assert page.read_text().startswith("<!doctype html>")
+    assert address in page.read_text()
+    assert host.netd("topology", "graph", pair, "-f", "dot").startswith('graph "pair" {')
+
+
+def test_the_schema_needs_no_daemon(host: Host) -> None:
+    host.stop()
+    assert json.loads(host.netd("topology", "schema"))["title"] == "netd topology"
