@@ -195,10 +195,10 @@ class Engine:
                 except Exception:
                     del self._making[network.id]
                     await self._relax()
-                    await self._overlay.leave(network)
+                    await self._overlay.take_back(network)
                     raise
-            await self._overlay.made(network)
-        return network
+                await self._overlay.made(network)
+        return self.view.networks[network.id]
 
     async def take_in(self, network: Network) -> None:
         """Make a network that is resolved; its lock is held. Raises as `create_network`."""

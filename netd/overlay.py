@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from netd.addresses import Addresses
 from netd.cluster.ports import Cluster, Holdings
 from netd.dns_feed import NameFeed
 from netd.drivers import driver, overlay
-from netd.errors import NetdError, Unavailable
+from netd.errors import AlreadyExists, NetdError, Unavailable
 from netd.kernel.ports import ApplyError, Drift, Kernel
 from netd.locks import Locks
 from netd.model import Endpoint, IPAddress, Network, Node, RemoteEndpoint, Scope, Want
@@ -144,7 +145,10 @@ class Overlay:
 
     def objects(self) -> frozenset[KernelObject]:
         """All that must exist in the kernel to reach the rest of the cluster."""
-        return self._tunnels.objects() if self._tunnels else frozenset()
+        if self._tunnels is None:
+            return frozenset()
+        leaving = (self._tunnels.of_network(id) for id in self._host.leaving)
+        return self._tunnels.objects().difference(*leaving)
 
     def of_network(self, network: Network) -> frozenset[KernelObject]:
         """That part of `objects` that belongs to one network and goes with it."""
@@ -154,6 +158,9 @@ class Overlay:
         """A network of the cluster as it is on this host."""
         if self._cluster is None or network.scope is not Scope.CLUSTER:
             return network
+        present = self.view.networks.get(network.id)
+        if present is not None and not self._underlay:
+            return replace(network, mtu=present.mtu)  # nothing is known that would be better
         family = self._cluster.node.address.version
         return overlay.localised(network, self._underlay or FALLBACK_MTU, family)
 
@@ -162,7 +169,24 @@ class Overlay:
         returned as it is. Raises as `Cluster.create_network`."""
         if self._cluster is None or network.scope is not Scope.CLUSTER:
             return network
+        self._check_underlay(network)
         return self.here(await self._cluster.create_network(network))
+
+    def _check_underlay(self, network: Network) -> None:
+        """Refuse a subnet in which a node is: from then on nothing would find the way to that node."""
+        node = self._tunnels.node_inside(network) if self._tunnels else None
+        if node is not None:
+            raise AlreadyExists(
+                f"network {network.name!r} would cover {node.address}, the address of node {node.name!r}; "
+                "choose another subnet"
+            )
+
+    async def take_back(self, network: Network) -> None:
+        """What `enter` agreed on cannot be made here after all."""
+        try:
+            await self.leave(network)
+        except NetdError as error:
+            log.error("network %r stays in the cluster though it could not be made: %s", network.name, error)
 
     async def leave(self, network: Network) -> None:
         """Have the cluster agree that a network is removed. Raises as `Cluster.remove_network`."""
@@ -252,18 +276,21 @@ class Overlay:
             present = self.view.networks.get(network.id)
             if present is None:
                 driver(here.driver).check(here)
+                self._check_underlay(here)
                 await self._host.take_in(here)
                 await self.made(here)
             elif present != here:
                 await self._become(present, here)
 
     async def made(self, network: Network) -> None:
-        """A network was made on this host: connect it with the rest of the cluster."""
+        """A network was made on this host, whose lock is held: connect it with the rest of the cluster."""
         if self._tunnels is None or network.scope is not Scope.CLUSTER:
             return
         async with self._turn:
             await self._write(self._tunnels.set_network(network))
             await self._say(self._tunnels.remotes(network.id))
+        if (here := self.here(network)) != network:
+            await self._become(network, here)  # the underlay changed meanwhile
 
     async def unmade(self, network: Network) -> None:
         """A network was removed from this host, with all that `of_network` said."""

@@ -68,6 +68,11 @@ class Tunnels:
         """The endpoints that live elsewhere."""
         return [remote for known in self._remotes.values() for remote in known.values()]
 
+    def node_inside(self, network: Network) -> Node | None:
+        """A node whose address lies in a subnet of `network`."""
+        nodes = (self.node, *self.nodes.values())
+        return next((n for n in nodes if any(n.address in s.cidr for s in network.subnets)), None)
+
     def reachable(self, remote: RemoteEndpoint) -> bool:
         """Whether this very endpoint is known, and frames can be sent to it."""
         known = self._remotes.get(remote.network, {}).get(remote.id)

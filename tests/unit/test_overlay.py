@@ -222,6 +222,67 @@ def test_what_cannot_be_made_here_is_taken_back_from_the_cluster(tmp_path: Path)
     member(tmp_path, story)
 
 
+def test_an_agreement_that_cannot_be_taken_back_is_no_worse_error(tmp_path: Path) -> None:
+    async def story(host: Host, cluster: PaperCluster) -> None:
+        def fail(op: object) -> bool:
+            if "bridge" in str(op):
+                cluster.refusal = Unavailable("etcd is away")
+            return "bridge" in str(op)
+
+        host.kernel.fail(fail, KernelError(12, "bridge"))
+        with pytest.raises(KernelError):
+            await host.engine.create_network(REQUEST)
+        assert not host.engine.view.networks
+
+    member(tmp_path, story)
+
+
+def test_no_network_covers_the_way_to_a_node(tmp_path: Path) -> None:
+    async def story(host: Host, cluster: PaperCluster) -> None:
+        await cluster.member.sync_cluster([], [OURS, replace(OTHER, address=ip_address("10.5.0.7"))], [])
+        with pytest.raises(AlreadyExists, match=r"10\.5\.0\.7, the address of node 'h2'"):
+            await host.engine.create_network(REQUEST)
+        with pytest.raises(AlreadyExists, match=r"10\.5\.0\.7"):
+            await cluster.member.adopt_network(fabric())
+        assert not cluster.networks
+
+    member(tmp_path, story)
+
+
+def test_an_underlay_that_is_away_leaves_the_mtu_as_it_was(tmp_path: Path) -> None:
+    async def story(host: Host, cluster: PaperCluster) -> None:
+        host.kernel.underlays[OURS.address] = Uplink("eth0", 9000)
+        host.kernel.drift(Drift("underlay"))
+        await told(cluster)
+        await until(lambda: host.engine.network("fabric").mtu == 8950)
+        writes = host.kernel.writes
+        del host.kernel.underlays[OURS.address]
+        cluster.told_first = ([fabric()], [OURS, OTHER, THIRD], [remote()])
+        await host.restart()
+        assert host.engine.network("fabric").mtu == 8950
+        assert host.kernel.writes == writes
+
+    member(tmp_path, story)
+
+
+def test_a_removal_that_failed_is_not_fought_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reconciler finishes it: what belongs to the network is not wanted any more."""
+    for name in ("DEBOUNCE", "QUIET", "STEP"):
+        monkeypatch.setattr(reconcile, name, 0.001)
+
+    async def story(host: Host, cluster: PaperCluster) -> None:
+        await told(cluster)
+        host.kernel.fail(lambda op: "bridge" in str(op), KernelError(12, "bridge"))
+        with pytest.raises(KernelError):
+            await cluster.member.drop_network("fabric-id")
+        kinds = Bridge | Vxlan | Remote
+        await until(lambda: not [item for item in host.kernel.objects if isinstance(item, kinds)])
+        await cluster.member.drop_network("fabric-id")
+        assert not host.engine.view.networks
+
+    member(tmp_path, story)
+
+
 def test_a_host_without_a_cluster_refuses_overlays(tmp_path: Path) -> None:
     async def run() -> None:
         host = Host(tmp_path)
