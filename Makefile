@@ -23,7 +23,7 @@ help:
 	@echo 'make unit    the tests that need no root'
 	@echo 'make bench   netd beside dockerd, one table of figures'
 	@echo 'make cni-conformance PLUGIN=/usr/lib/cni/bridge   judge any CNI plugin, clause by clause'
-	@echo 'make proto   generate the gRPC code from netd/api/netd.proto'
+	@echo 'make proto   generate the protobuf code from netd/api/netd.proto and netd/cluster/etcd.proto'
 	@echo 'make lock    pin the dependencies that are installed now'
 	@echo 'make clean   remove what the targets above made'
 
@@ -64,6 +64,7 @@ cni-conformance: venv
 
 proto: venv
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. netd/api/netd.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. netd/cluster/etcd.proto
 
 lock: venv
 	{ head -1 .ci/constraints.txt; $(BIN)/pip freeze --exclude-editable; } > .ci/constraints.new

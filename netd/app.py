@@ -96,6 +96,7 @@ class Rooms:
 
 def of_this_host(settings: Settings) -> Rooms:
     """The real ones. Imported here, so that a start that is refused does not wait for them."""
+    from netd.cluster.join import join
     from netd.dns_feed import DnsFeed
     from netd.kernel.host import HostKernel
     from netd.kernel.survey import survey
@@ -103,9 +104,11 @@ def of_this_host(settings: Settings) -> Rooms:
     from netd.store.sqlite import SqliteStore
 
     feed = DnsFeed(settings)
+    store = SqliteStore(settings.state, settings.run)
     return Rooms(
         kernel=HostKernel(settings.run),
-        store=SqliteStore(settings.state, settings.run),
+        store=store,
+        cluster=join(settings, store),
         feed=feed,
         names=feed,
         runtime=LocalRuntime(settings.run),
@@ -136,6 +139,7 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     from netd.cni_server import CniServer
     from netd.containers import Containers
     from netd.engine import Engine
+    from netd.packets import Packets, PacketServer
 
     events = Events()
     engine = Engine(
@@ -163,9 +167,13 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     stack.push_async_callback(containers.close)
     await containers.start()
 
-    cni = CniServer(Verbs(engine, rooms.kernel), settings.cni_socket, settings.state)
+    cni = CniServer(Verbs(engine, rooms.kernel, rooms.names), settings.cni_socket, settings.state)
     stack.push_async_callback(cni.stop, GRACE)
     await cni.start()
+
+    packets = PacketServer(Packets(rooms.kernel, engine, containers), settings.packet_socket, group)
+    stack.push_async_callback(packets.stop)
+    await packets.start()
 
     service = Service(
         engine=engine,

@@ -44,6 +44,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vxlan_port: int = 4789
     """The UDP port of the overlays (RFC 7348, 5); the same on every node of a cluster."""
 
+    cluster: str = ""
+    """Where the cluster's etcd is, "etcd://h1:2379,h2:2379"; empty for a host by itself."""
+
+    cluster_ca: str = ""
+    cluster_cert: str = ""
+    cluster_key: str = ""
+    """PEM files: who signs etcd's certificate, and this host's own certificate and key for it."""
+
+    cluster_insecure: bool = False
+    """Speak to etcd in plain text, also beyond this host."""
+
+    cluster_ttl: int = 10
+    """Seconds without a sign of life after which the others take this node for dead."""
+
+    cluster_grace: float = 3600.0
+    """Seconds for which the addresses of a dead node are kept for it."""
+
+    node_name: str = ""
+    """What this host is called in the cluster; the host's name if empty."""
+
+    advertise: str = ""
+    """The address at which the other hosts reach this one; that by which it reaches etcd if empty."""
+
     @property
     def state(self) -> Path:
         return Path(self.state_dir)
@@ -66,6 +89,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def cni_socket(self) -> Path:
         """Where the CNI entrypoint's frames arrive."""
         return self.run / "cni.sock"
+
+    @property
+    def packet_socket(self) -> Path:
+        """Where descriptors of packet sockets are asked for."""
+        return self.run / "packet.sock"
 
 
 ENVIRONMENT = {"NETD_STATE_DIR": "state_dir", "NETD_RUN_DIR": "run_dir", "NETD_LOG_FORMAT": "log_format"}
@@ -105,6 +133,7 @@ def _checked(settings: Settings, path: Path) -> Settings:
         raise Invalid(
             f"configuration ({path}): vxlan_port {settings.vxlan_port} must lie between 1024 and 65535"
         )
+    _check_cluster(settings, path)
     for pool in settings.pools:
         try:
             base = IPv4Network(pool.base)
@@ -116,3 +145,24 @@ def _checked(settings: Settings, path: Path) -> Settings:
                 f"the size must lie between {base.prefixlen} and 30"
             )
     return settings
+
+
+def _check_cluster(settings: Settings, path: Path) -> None:
+    if bool(settings.cluster_cert) != bool(settings.cluster_key):
+        raise Invalid(f"configuration ({path}): cluster_cert and cluster_key only make sense together")
+    if settings.cluster_cert and not settings.cluster_ca:
+        raise Invalid(f"configuration ({path}): cluster_cert needs cluster_ca, who signs etcd's certificate")
+    if not 1 <= settings.cluster_ttl <= 600:
+        raise Invalid(
+            f"configuration ({path}): cluster_ttl {settings.cluster_ttl} must lie between 1 and 600 seconds"
+        )
+    if not 0 <= settings.cluster_grace <= 30 * 24 * 3600:
+        raise Invalid(
+            f"configuration ({path}): cluster_grace {settings.cluster_grace:g} must lie between 0 and "
+            "2592000 seconds, 30 days"
+        )
+    if not settings.cluster and (settings.cluster_ca or settings.node_name or settings.advertise):
+        raise Invalid(
+            f"configuration ({path}): cluster_ca, node_name and advertise are about a cluster; say where its "
+            "etcd is with cluster"
+        )

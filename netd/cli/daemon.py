@@ -24,13 +24,16 @@ from netd import logs
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log on stderr.  [text]")
 @click.option("--log-level", type=click.Choice(logs.LEVELS), help="Least level that is logged.  [info]")
-def daemon(
-    state_dir: str | None,
-    run_dir: str | None,
-    config: Path | None,
-    log_format: str | None,
-    log_level: str | None,
-) -> None:
+@click.option("--cluster", metavar="etcd://HOST:PORT,...", help="Join the cluster that this etcd remembers.")
+@click.option("--cluster-ca", metavar="FILE", help="Who signs etcd's certificate: TLS.")
+@click.option("--cluster-cert", metavar="FILE", help="This host's certificate for etcd.")
+@click.option("--cluster-key", metavar="FILE", help="The key of --cluster-cert.")
+@click.option(
+    "--cluster-insecure", is_flag=True, default=None, help="Plain text to etcd on other hosts, too."
+)
+@click.option("--node-name", metavar="NAME", help="This host in the cluster.  [its host name]")
+@click.option("--advertise", metavar="IP", help="Where other hosts reach this one.  [as it reaches etcd]")
+def daemon(config: Path | None, **flags: str | bool | None) -> None:
     """Run the daemon in the foreground; it logs to standard error.
 
     SIGTERM, SIGINT and SIGHUP end it. Containers, networks and published ports go on without it, and
@@ -38,12 +41,6 @@ def daemon(
     """
     # Read by grpc when it is imported; its fork handlers can deadlock (grpc #22624) and netd never forks.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-    flags = {
-        "state_dir": state_dir,
-        "run_dir": run_dir,
-        "log_format": log_format,
-        "log_level": log_level,
-    }
     from netd.settings import load
 
     settings = load(config, flags)

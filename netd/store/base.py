@@ -4,8 +4,9 @@ There are two kinds of memory (architecture, law 3), because there are two kinds
 
     definitions   networks and settings. Durable: once `define` returned, they survive power loss.
     live state    what cannot outlive the boot: sandboxes, endpoints, containers, intents, the
-                  history of freed addresses, facts about what netd changed on this host. It
-                  survives the death of the daemon, however sudden, and vanishes with the boot.
+                  history of freed addresses, facts about what netd changed on this host, what was
+                  last heard of the cluster. It survives the death of the daemon, however sudden, and
+                  vanishes with the boot.
 
 Both are records (a table, a key, a value) and are written in batches, each of which happens whole
 or not at all. That is deliberately all: a store of a cluster has to implement no more than
@@ -37,6 +38,7 @@ class Table(StrEnum):
     FREED = "freed"
     INTENT = "intent"
     FACT = "fact"
+    CLUSTER = "cluster"
 
 
 DEFINITIONS = frozenset({Table.NETWORK, Table.SETTING})
@@ -84,7 +86,8 @@ class Put:
     """Create or replace one record.
 
     The value is a `Network`, `Sandbox`, `Endpoint`, `Intent` or `Freed` in the table of that name;
-    text for a setting or fact; the owner's bytes, never looked into, for a container.
+    text for a setting, a fact or what was heard of the cluster; the owner's bytes, never looked into,
+    for a container.
     """
 
     table: Table
@@ -145,6 +148,9 @@ class Store(Protocol):
 
     async def containers(self) -> dict[str, bytes]:
         """The records in `Table.CONTAINER`, by key."""
+
+    async def texts(self, table: Table) -> dict[str, str]:
+        """The records of a table of texts, by key."""
 
     async def define(self, *writes: Write) -> None:
         """Change definitions, all of `writes` or none. Durable when it returns."""

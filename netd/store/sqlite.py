@@ -42,7 +42,7 @@ KINDS: dict[Table, type] = {
     Table.FREED: Freed,
     Table.INTENT: Intent,
 }
-"""Tables whose values are JSON; settings and facts are text, containers are blobs."""
+"""Tables whose values are JSON; settings, facts and the cluster's are text, containers are blobs."""
 
 Statement = tuple[str, tuple[Any, ...]]
 PUT = (
@@ -98,6 +98,11 @@ class SqliteStore:
         """See `Store.containers`."""
         rows = await self._ask(self._read)
         return {key: bytes(value) for kind, key, value in rows if kind == Table.CONTAINER}
+
+    async def texts(self, table: Table) -> dict[str, str]:
+        """See `Store.texts`."""
+        rows = await self._ask(self._read)
+        return {key: str(value) for kind, key, value in rows if kind == table}
 
     async def define(self, *writes: Write) -> None:
         """See `Store.define`."""
@@ -228,8 +233,8 @@ def _understand(rows: Sequence[tuple[str, str, Any]]) -> Loaded:
         except ValueError:
             quarantined.append(Quarantined(kind, key, "no table of that name"))
             continue
-        if table is Table.CONTAINER:
-            continue
+        if table in (Table.CONTAINER, Table.CLUSTER):
+            continue  # read by their owners alone
         try:
             found[table][key] = codec.decode(value, KINDS[table]) if table in KINDS else str(value)
         except Invalid as error:

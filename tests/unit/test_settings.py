@@ -58,3 +58,19 @@ def test_a_wrong_file_is_refused_by_name_and_key(tmp_path: Path, text: str, mess
 def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="No such file"):
         load(tmp_path / "absent.toml", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('cluster = "etcd://h1"\ncluster_cert = "/c.pem"\n', "cluster_key"),
+        ('cluster = "etcd://h1"\ncluster_cert = "/c.pem"\ncluster_key = "/k.pem"\n', "cluster_ca"),
+        ('cluster = "etcd://h1"\ncluster_ttl = 0\n', "cluster_ttl"),
+        ('cluster = "etcd://h1"\ncluster_grace = -1.0\n', "cluster_grace"),
+        ('node_name = "n1"\n', "cluster"),
+        ('advertise = "192.0.2.1"\n', "cluster"),
+    ],
+)
+def test_settings_of_a_cluster_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        load(toml(tmp_path, text), {}, {})

@@ -28,6 +28,7 @@ ALL: list[Write] = [
     Put(Table.FREED, "f", FREED),
     Put(Table.FACT, "forwarding", "0"),
     Put(Table.CONTAINER, "c", b"\x00opaque"),
+    Put(Table.CLUSTER, "/netd/v1/nodes/a", "1 2 {}"),
 ]
 
 
@@ -57,6 +58,8 @@ def test_remembers_everything_over_a_restart(tmp_path: Path) -> None:
             assert loaded.facts == {"forwarding": "0"}
             assert loaded.quarantined == ()
             assert await store.containers() == {"c": b"\x00opaque"}
+            assert await store.texts(Table.CLUSTER) == {"/netd/v1/nodes/a": "1 2 {}"}
+            assert await store.texts(Table.SETTING) == {"k": "v"}
             await store.live(Delete(Table.INTENT, "i"), Delete(Table.INTENT, "never was"))
             assert (await store.load()).intents == {}
 
