@@ -52,6 +52,16 @@ class Addresses:
         """(handed out, can be handed out) of each subnet, in the network's order."""
         return [(len(pool.used), pool.capacity) for pool in self._pools[network.id]]
 
+    def exhausted(self, network: Network) -> dict[int, int]:
+        """The families of which no address is left to give, and how many can be given at all."""
+        pools = self._pools[network.id]
+        found = {}
+        for family in network.families:
+            own = [pool for pool in pools if pool.subnet.family == family]
+            if all(pool.full for pool in own):
+                found[family] = sum(pool.capacity for pool in own)
+        return found
+
     def lacking(
         self, network: Network, want: Want, holdings: Holdings
     ) -> tuple[int, IPAddress | None] | None:

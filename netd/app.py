@@ -182,6 +182,7 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
         settings=settings,
         survey=rooms.survey,
         names=rooms.names,
+        cluster=rooms.cluster,
     )
     server = Server(service, settings.socket, group)
     stack.push_async_callback(server.stop, GRACE)

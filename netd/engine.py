@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -178,6 +178,10 @@ class Engine:
     def network(self, ref: str) -> Network:
         """See `View.network`."""
         return self.view.network(ref)
+
+    def exhausted(self, network: Network) -> Mapping[int, int]:
+        """The families of `network` of which no address is left, and how many it can give at all."""
+        return self._addresses.exhausted(network)
 
     async def create_network(self, request: NetworkRequest) -> Network:
         """Make a network. Raises `Invalid`, `AlreadyExists` (its name or an overlap), `Exhausted`."""

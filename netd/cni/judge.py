@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_interface
 
 from netd.cni import spec
 from netd.cni.config import Config, address_of, subnet_of
 from netd.cni.results import Result
 from netd.cni.spec import Call, CniError
+from netd.dns_lookup import Answer
 from netd.ipam import usable
 from netd.model import Endpoint, Network
 from netd.view import View
@@ -35,37 +36,38 @@ def told_wrongly(call: Call, told: Result, endpoint: Endpoint) -> list[str]:
     return complaints
 
 
-def refuse_full(config: Config, network: Network, view: View) -> None:
-    """Say so where a family of the network has no address left to give."""
-    used = [address.ip for endpoint in view.endpoints_in(network.id) for address in endpoint.addresses]
+def refuse_exhausted(network: Network, exhausted: Mapping[int, int]) -> None:
+    """Say so where a family of the network has no address left to give; `exhausted` says how many it had."""
+    for family, size in exhausted.items():
+        raise CniError(
+            spec.NOT_AVAILABLE,
+            f"network {network.name!r} has no IPv{family} address left: {size} are in use",
+        )
+
+
+def exhausted(config: Config, network: Network, view: View) -> dict[int, int]:
+    """The families of which another plugin's IPAM has no address left. Only host-local's is known."""
+    if config.ipam.type != "host-local":
+        return {}
+    used = [int(address.ip) for e in view.endpoints_in(network.id) for address in e.addresses]
+    used += [int(subnet.gateway) for subnet in network.subnets]
     sizes: Counter[int] = Counter()
     held: Counter[int] = Counter()
-    for first, last, family in _spans(config, network):
-        sizes[family] += last - first + 1
-        held[family] += sum(address.version == family and first <= int(address) <= last for address in used)
-        gateways = map(int, network.gateways(family))
-        sizes[family] -= sum(first <= gateway <= last for gateway in gateways)
-    for family, size in sizes.items():
-        if held[family] >= size:
-            raise CniError(
-                spec.NOT_AVAILABLE,
-                f"network {network.name!r} has no IPv{family} address left: {size} are in use",
-            )
+    for each in config.ipam.all_ranges():
+        cidr = subnet_of(each.subnet)
+        first, last = usable(cidr)
+        first = int(address_of("rangeStart", each.range_start)) if each.range_start else first
+        last = int(address_of("rangeEnd", each.range_end)) if each.range_end else last
+        sizes[cidr.version] += last - first + 1
+        held[cidr.version] += sum(first <= number <= last for number in used)
+    return {family: size for family, size in sizes.items() if held[family] >= size}
 
 
-def _spans(config: Config, network: Network) -> Iterator[tuple[int, int, int]]:
-    """What can be given, as (first, last, family). Of other IPAM plugins only host-local's is known."""
-    if config.ipam.own:
-        for subnet in network.subnets:
-            first, last = usable(subnet.cidr)
-            if subnet.range is not None:
-                first = max(first, int(subnet.range.network_address))
-                last = min(last, int(subnet.range.broadcast_address))
-            yield first, last, subnet.family
-    elif config.ipam.type == "host-local":
-        for each in config.ipam.all_ranges():
-            cidr = subnet_of(each.subnet)
-            first, last = usable(cidr)
-            first = int(address_of("rangeStart", each.range_start)) if each.range_start else first
-            last = int(address_of("rangeEnd", each.range_end)) if each.range_end else last
-            yield first, last, cidr.version
+def unresolved(name: str, endpoint: Endpoint, answers: Sequence[Answer]) -> list[str]:
+    """What the DNS says of a pod's `name` that is not so: each of its addresses must be among the records."""
+    told = {record.data for answer in answers for record in answer.records}
+    return [
+        f"DNS: {name} does not lead to {address.ip} but to {', '.join(sorted(told)) or 'nothing'}"
+        for address in endpoint.addresses
+        if str(address.ip) not in told
+    ]

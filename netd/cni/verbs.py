@@ -21,13 +21,14 @@ from typing import Any
 
 import msgspec
 
-from netd import compile
+from netd import compile, dns_lookup
 from netd.cni import config as configs
 from netd.cni import judge, results, spec, wishes
 from netd.cni.config import Config
 from netd.cni.delegate import Delegates
 from netd.cni.results import Result
 from netd.cni.spec import Call, CniError
+from netd.dns_lookup import Names
 from netd.engine import Engine
 from netd.errors import AlreadyExists, InUse, Invalid, NetdError, NotFound, Unavailable
 from netd.kernel.ports import Kernel
@@ -45,11 +46,15 @@ NOTHING = b""
 
 
 class Verbs:
-    """Answers calls. Raises `NetdError`, whose `cni` is the code to answer with."""
+    """Answers calls. Raises `NetdError`, whose `cni` is the code to answer with.
 
-    def __init__(self, engine: Engine, kernel: Kernel) -> None:
+    `names` is the DNS that CHECK asks; without one it does not.
+    """
+
+    def __init__(self, engine: Engine, kernel: Kernel, names: Names | None = None) -> None:
         self._engine = engine
         self._kernel = kernel
+        self._names = names
         self._delegates = Delegates()
         self._locks = Locks()
         self._using: Counter[str] = Counter()
@@ -313,6 +318,7 @@ class Verbs:
             raise NotFound(f"interface {call.ifname} of container {call.container} is not attached")
         complaints = [
             *await self._compare_kernel(attached),
+            *await self._compare_names(attached),
             *judge.told_wrongly(call, told, attached.endpoints[0]),
         ]
         if complaints:
@@ -336,10 +342,22 @@ class Verbs:
             )
         return missing
 
+    async def _compare_names(self, attached: Attached) -> list[str]:
+        """What the DNS does not say as it should of this attachment's names."""
+        if self._names is None:
+            return []
+        sandbox, [endpoint] = attached.sandbox, attached.endpoints
+        complaints = []
+        for name in (sandbox.name, *(alias for alias in endpoint.aliases if not alias.startswith("*"))):
+            found = await dns_lookup.lookup(self._names, sandbox.id, name)
+            complaints += judge.unresolved(name, endpoint, found.answers)
+        return complaints
+
     # --- STATUS -----------------------------------------------------------------------------------
 
     async def _status(self, call: Call, config: Config) -> bytes:
-        """Whether ADD could be served. Asked every few seconds, so it looks at what is known already."""
+        """Whether ADD could be served. Asked every few seconds, so it looks at what is known already, and
+        of the kernel only whether the rule set is there: without it nobody may be let in."""
         try:
             network = self._engine.network(config.network or config.name)
         except NotFound:
@@ -349,7 +367,13 @@ class Verbs:
         if network is not None:
             if reason := self._engine.view.degraded.get(network.id):
                 raise CniError(spec.NOT_AVAILABLE, f"network {network.name!r} is degraded", reason)
-            judge.refuse_full(config, network, self._engine.view)
+            own = config.ipam.own
+            left = (
+                self._engine.exhausted(network)
+                if own
+                else judge.exhausted(config, network, self._engine.view)
+            )
+            judge.refuse_exhausted(network, left)
         try:
             await self._ask_ipam("STATUS", call, config)
         except Unavailable:

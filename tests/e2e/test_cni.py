@@ -333,3 +333,68 @@ def test_podman_runs_a_container_on_a_netd_network(runtime: Runtime, lab: Lab) -
     finally:
         succeeded(runtime.host.run(*podman, "rm", "-f", "-t", "0", "web"))
     assert runtime.endpoints() == []
+
+
+def _speed(done: subprocess.CompletedProcess[str]) -> float:
+    """Bits a second of one download by curl."""
+    return float(succeeded(done)) * 8
+
+
+def test_bandwidth_is_limited_in_both_directions(runtime: Runtime) -> None:
+    runtime.install()
+    netns = runtime.pod("one")
+    limits = {"ingressRate": 8_000_000, "ingressBurst": 2**31 - 1, "egressRate": 16_000_000}
+    config = {"cniVersion": "1.1.0", "name": "pods", "type": "netd", "subnets": ["10.70.0.0/24"]}
+    limited = {**config, "runtimeConfig": {"bandwidth": limits}}
+    result = json.loads(succeeded(runtime.plugin("ADD", "one", limited)))
+    inside = ["ip", "netns", "exec", "one"]
+    (runtime.directory / "www").mkdir()
+    (runtime.directory / "www" / "data").write_bytes(bytes(2_000_000))
+    serve = ["/usr/bin/python3", "-m", "http.server", "-d", str(runtime.directory / "www")]
+    servers = [runtime.host.spawn(*serve, "8001"), runtime.host.spawn(*inside, *serve, "8002")]
+    fetch = ["curl", "-sf", "-o", "/dev/null", "-w", "%{speed_download}", "--max-time", "20"]
+    into, out = [*inside, *fetch, "http://10.70.0.1:8001/data"], [*fetch, "http://10.70.0.2:8002/data"]
+    eventually("the host serves", lambda: runtime.host.run(*into).returncode == 0)
+    eventually("the pod serves", lambda: runtime.host.run(*out).returncode == 0)
+    assert 0.7 * 8e6 < _speed(runtime.host.run(*into)) < 1.15 * 8e6
+    assert 0.7 * 16e6 < _speed(runtime.host.run(*out)) < 1.15 * 16e6
+    # What is sent on by another device is still judged as the pod's.
+    runtime.host.sh("ip -n one addr add 10.70.0.77/24 dev eth0")
+    ping = ["ping", "-c1", "-W1", "10.70.0.1", "-I"]
+    assert runtime.host.run(*inside, *ping, "10.70.0.2").returncode == 0
+    assert runtime.host.run(*inside, *ping, "10.70.0.77").returncode == 1
+    for server in servers:
+        end(server)
+    # A restart writes nothing, damage is mended, and nothing is left behind.
+    runtime.host.kill()
+    before = runtime.host.output("tc", "qdisc")
+    runtime.host.start()
+    assert runtime.host.output("tc", "qdisc") == before
+    told = {**limited, "prevResult": result}
+    succeeded(runtime.plugin("CHECK", "one", told))
+    [veth] = runtime.links()
+    runtime.host.sh(f"tc qdisc del dev {veth} root")
+    eventually("it is mended", lambda: runtime.host.output("tc", "qdisc") == before)
+    runtime.host.sh(f"ip netns del {netns.rpartition('/')[2]}")
+    eventually("it is let go", lambda: "ifb" not in runtime.host.output("ip", "-d", "link"))
+    succeeded(runtime.plugin("DEL", "one", limited))
+
+
+def test_networks_of_ipv6_alone_and_of_odd_ranges(runtime: Runtime) -> None:
+    runtime.install()
+    runtime.pod("one")
+    ranges = [[{"subnet": "fd00:70::/64", "rangeStart": "fd00:70::33", "rangeEnd": "fd00:70::35"}]]
+    config = {"cniVersion": "1.1.0", "name": "pods", "type": "netd", "ranges": ranges}
+    result = json.loads(succeeded(runtime.plugin("ADD", "one", config)))
+    assert [ip["address"] for ip in result["ips"]] == ["fd00:70::33/64"]
+    assert runtime.host.run("ip", "netns", "exec", "one", "ping", "-c1", "-W2", "fd00:70::1").returncode == 0
+    assert "inet " not in runtime.host.output("ip", "-n", "one", "addr", "show", "eth0")
+    for number, address in ((2, "fd00:70::34"), (3, "fd00:70::35")):
+        runtime.pod(f"p{number}")
+        more = json.loads(succeeded(runtime.plugin("ADD", f"p{number}", config)))
+        assert more["ips"][0]["address"] == f"{address}/64"
+    status = runtime.plugin("STATUS", "one", config)
+    assert json.loads(status.stdout)["code"] == 50
+    assert "no IPv6 address left" in status.stdout
+    for pod in ("one", "p2", "p3"):
+        succeeded(runtime.plugin("DEL", pod, config))

@@ -7,7 +7,8 @@ from ipaddress import IPv4Address, ip_address, ip_network
 import pytest
 
 from netd.addresses import Addresses
-from netd.errors import AlreadyExists, Exhausted, Invalid
+from netd.cluster.ports import Holdings
+from netd.errors import AlreadyExists, Exhausted, Invalid, Unavailable
 from netd.ipam import HISTORY
 from netd.model import Endpoint, Network, Subnet, Want
 from netd.names import mac_of
@@ -67,6 +68,7 @@ def test_a_full_network_says_so_and_keeps_the_other_family() -> None:
     with pytest.raises(Exhausted, match="'tiny' has no free IPv4 address"):
         take(addresses, "late")
     assert addresses.capacity(TINY)[1][0] == 5
+    assert addresses.exhausted(TINY) == {4: 5}
 
 
 def test_history_is_written_and_taken_up_again() -> None:
@@ -116,3 +118,42 @@ def test_giving_back_to_a_network_that_is_gone_is_nothing() -> None:
     end, _ = take(addresses, "e")
     addresses.drop(TINY)
     assert addresses.give_back(end) == []
+
+
+def test_out_of_this_hosts_own_blocks_and_no_other() -> None:
+    addresses = fresh()
+    block, other = ip_network("10.5.0.4/31"), ip_network("fd05::10/127")
+    holdings = Holdings(blocks=(block, other), barred=frozenset({IPv4Address("10.5.0.4")}))
+
+    def give(id: str, want: Want = Want(network="tiny")) -> tuple[list[str], str]:  # noqa: B008
+        given, mac, _ = addresses.take(TINY, want, id, f"container {id!r}", holdings)
+        return [str(each.ip) for each in given], mac
+
+    assert addresses.lacking(TINY, Want(network="tiny"), Holdings()) == (4, None)
+    assert addresses.lacking(TINY, Want(network="tiny"), holdings) is None
+    assert give("e1") == (["10.5.0.5", "fd05::10"], mac_of("n/10.5.0.5"))
+    assert addresses.lacking(TINY, Want(network="tiny"), holdings) == (4, None)
+    with pytest.raises(Unavailable, match="no IPv4 address of network 'tiny' left"):
+        give("e2")
+    assert addresses.capacity(TINY)[1][0] == 1, "nothing was promised"
+
+
+def test_an_address_that_is_asked_for_must_be_this_hosts() -> None:
+    addresses = fresh()
+    wanted = IPv4Address("10.5.0.4")
+    blocks = (ip_network("10.5.0.4/31"), ip_network("fd05::10/127"))
+    want = Want(network="tiny", ip=wanted)
+    barred = Holdings(blocks=blocks, barred=frozenset({wanted}))
+    claimed = Holdings(blocks=blocks, barred=frozenset({wanted}), singles=frozenset({wanted}))
+    for holdings in (Holdings(), barred):
+        assert addresses.lacking(TINY, want, holdings) == (4, wanted)
+        with pytest.raises(Unavailable, match=r"10\.5\.0\.4 of network 'tiny' is not this node's"):
+            addresses.take(TINY, want, "e1", "container 'e1'", holdings)
+    assert addresses.lacking(TINY, want, Holdings(blocks=blocks)) is None
+    assert addresses.lacking(TINY, want, claimed) is None
+    given, _, _ = addresses.take(TINY, want, "e1", "container 'e1'", claimed)
+    assert given[0].ip == wanted
+    with pytest.raises(AlreadyExists, match="'e1'"):
+        addresses.lacking(TINY, want, claimed)
+    with pytest.raises(Invalid, match="gateway"):
+        addresses.lacking(TINY, Want(network="tiny", ip=IPv4Address("10.5.0.1")), Holdings())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -9,7 +8,8 @@ import pytest
 from netd.cni import judge, results
 from netd.cni.config import Config, Ipam, Range
 from netd.cni.spec import Call, CniError
-from netd.model import Network, Subnet
+from netd.dns_lookup import Answer, Record
+from netd.model import Network
 from netd.store.base import Attached
 from netd.view import View
 from tests.unit.cni.test_results import ENDPOINT, NETWORK, SANDBOX, WHOLE
@@ -50,29 +50,27 @@ def view(network: Network) -> View:
     return View.of([network], [Attached(SANDBOX, (replace(ENDPOINT, addresses=ENDPOINT.addresses[:1]),))])
 
 
-def test_a_network_with_room_is_not_full() -> None:
-    judge.refuse_full(Config(name="front"), NETWORK, view(NETWORK))
-
-
-def test_a_network_without_room_is_full() -> None:
-    subnet = Subnet(cidr=ip_network("10.1.0.0/30"), gateway=ip_address("10.1.0.1"))
-    network = replace(NETWORK, subnets=(subnet,))
-    with pytest.raises(CniError, match="no IPv4 address left: 1 are in use") as caught:
-        judge.refuse_full(Config(name="front"), network, view(network))
+def test_a_network_that_is_exhausted_is_refused() -> None:
+    judge.refuse_exhausted(NETWORK, {})
+    with pytest.raises(CniError, match="no IPv6 address left: 7 are in use") as caught:
+        judge.refuse_exhausted(NETWORK, {6: 7})
     assert caught.value.cni == 50
 
 
-@pytest.mark.parametrize(("last", "full"), [("10.1.0.2", True), ("10.1.0.3", False)])
-def test_host_locals_ranges_are_what_counts(last: str, full: bool) -> None:
+@pytest.mark.parametrize(("last", "found"), [("10.1.0.2", {4: 2}), ("10.1.0.3", {})])
+def test_host_locals_ranges_are_what_counts(last: str, found: dict[int, int]) -> None:
     each = Range(subnet="10.1.0.0/16", range_start="10.1.0.1", range_end=last)
     config = Config(name="front", ipam=Ipam(type="host-local", ranges=[[each]]))
-    if full:  # .1 is the gateway, .2 is in use
-        with pytest.raises(CniError):
-            judge.refuse_full(config, NETWORK, view(NETWORK))
-    else:
-        judge.refuse_full(config, NETWORK, view(NETWORK))
+    assert judge.exhausted(config, NETWORK, view(NETWORK)) == found  # .1 is the gateway, .2 is in use
 
 
 def test_of_other_plugins_nothing_is_known() -> None:
-    judge.refuse_full(Config(name="front", ipam=Ipam(type="dhcp")), NETWORK, view(NETWORK))
-    assert ip_interface("10.1.0.2/16") in ENDPOINT.addresses
+    assert judge.exhausted(Config(name="front", ipam=Ipam(type="dhcp")), NETWORK, view(NETWORK)) == {}
+
+
+def test_a_name_must_lead_to_all_addresses() -> None:
+    records = tuple(Record("web", 5, kind, data) for kind, data in (("A", "10.1.0.2"), ("A", "10.1.0.9")))
+    answers = [Answer("A", "NOERROR", records), Answer("AAAA", "NOERROR", ())]
+    [complaint] = judge.unresolved("web", ENDPOINT, answers)
+    assert complaint == "DNS: web does not lead to fd00:1::2 but to 10.1.0.2, 10.1.0.9"
+    assert judge.unresolved("web", replace(ENDPOINT, addresses=ENDPOINT.addresses[:1]), answers) == []

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from netd import compile
+from netd import compile, dns_lookup
 from netd.cni import spec, wishes
 from netd.cni.spec import CniError
 from netd.cni.verbs import Verbs
-from netd.errors import AlreadyExists, Exhausted, NetdError, NotFound
+from netd.dns_lookup import Answer, Lookup, Record
+from netd.errors import AlreadyExists, Exhausted, KernelError, NetdError, NotFound
 from netd.model import NetworkRequest
 from netd.objects import Address, Element, Remove, Route
+from netd_dns.control import Message
 from tests.unit.host import Host, running
 
 CONFIG = {"cniVersion": "1.1.0", "name": "pods", "type": "netd", "subnets": ["10.1.0.0/24", "fd00:1::/64"]}
@@ -374,6 +376,38 @@ def test_check_names_what_differs(tell: Tell) -> None:
         await it.call("DEL", "a")
 
     tell(story)
+
+
+def test_check_asks_the_dns(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = {
+        "web": {"A": ["10.1.0.2", "10.1.0.7"], "AAAA": ["fd00:1::2"]},
+        "www": {"A": ["10.1.0.2"], "AAAA": ["fd00:1::2"]},
+    }
+
+    async def lookup(names: object, sandbox: str, name: str) -> Lookup:
+        assert sandbox == "a/eth0"
+        answers = tuple(
+            Answer(kind, "NOERROR", tuple(Record(name, 5, kind, data) for data in told))
+            for kind, told in records[name].items()
+        )
+        return Lookup(name, answers, "", (), (), ())
+
+    async def story(it: Node) -> None:
+        answer = await it.call("ADD", it.pod("a"), args="K8S_POD_NAME=web", aliases=["www", "*.www"])
+        monkeypatch.setattr(dns_lookup, "lookup", lookup)
+        it.verbs = Verbs(it.host.engine, it.host.kernel, NoNames())
+        assert await checked(it, answer) == ""
+        records["www"]["AAAA"] = []
+        assert await checked(it, answer) == "DNS: www does not lead to fd00:1::2 but to 10.1.0.2"
+
+    tell(story)
+
+
+class NoNames:
+    """A DNS that is not to be asked."""
+
+    async def ask(self, message: Message) -> Message:
+        raise AssertionError(message)
 
 
 def test_gc_needs_a_list_and_looks_at_its_own_network_only(tell: Tell) -> None:
