@@ -50,6 +50,7 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
         self.lookup = pb.DnsLookupReply()
         self.names: list[pb.DnsName] = []
         self.metrics: list[pb.Metric] = []
+        self.nodes = pb.NodeList(connected=True)
         self.log: list[pb.LogLine] = []
         self.events: queue.SimpleQueue[pb.Event | None] = queue.SimpleQueue()
         self.refusal: tuple[str, str] | None = None
@@ -141,6 +142,13 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
 
     def DnsMetrics(self, request: pb.DnsMetricsRequest, context: Any) -> pb.DnsMetricsReply:
         return pb.DnsMetricsReply(metrics=self.metrics)
+
+    def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.NodeList:
+        return self.nodes
+
+    def DrainNode(self, request: pb.DrainNodeRequest, context: Any) -> pb.Node:
+        self.requests.append(request)
+        return pb.Node(name=request.node, state="ready" if request.undo else "draining")
 
     def ListContainers(self, request: pb.ListContainersRequest, context: Any) -> pb.ContainerList:
         shown = [each for each in self.containers.values() if request.all or each.state == "running"]

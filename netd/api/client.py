@@ -266,3 +266,11 @@ class Client:
     def dns_metrics(self) -> list[pb.Metric]:
         """Counters of the DNS server."""
         return list(self._call(pb.DnsMetricsReply, self._stub.DnsMetrics, pb.DnsMetricsRequest()).metrics)
+
+    def nodes(self) -> pb.NodeList:
+        """The nodes of the cluster, and how the daemon stands with its memory."""
+        return self._call(pb.NodeList, self._stub.ListNodes, pb.ListNodesRequest())
+
+    def drain_node(self, name: str, *, undo: bool) -> pb.Node:
+        """Let a node take no more containers, or again."""
+        return self._call(pb.Node, self._stub.DrainNode, pb.DrainNodeRequest(node=name, undo=undo))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from netd import ipam, launch, names
 from netd.api import netd_pb2 as pb
+from netd.cluster.ports import NodeStatus, Status
 from netd.dns_lookup import Lookup, Metric, Row
 from netd.doctor import Check
 from netd.errors import Invalid
@@ -97,6 +98,7 @@ def endpoint(value: Endpoint, view: View) -> pb.Endpoint:
         default_route=view.default_routes(value),
         host_ifname=names.host_ifname(value),
         labels=sandbox.labels,
+        options=value.options,
     )
 
 
@@ -121,6 +123,7 @@ def attachment(message: pb.Attachment) -> Attachment:
         ifname=message.ifname,
         gw_priority=message.gw_priority,
         routes=tuple(message.routes),
+        options=dict(message.options),
     )
 
 
@@ -275,4 +278,34 @@ def metric(value: Metric) -> pb.Metric:
     """One counter or gauge."""
     return pb.Metric(
         name=value.name, labels=value.labels, value=value.value, help=value.help, type=value.type
+    )
+
+
+def nodes(found: Iterable[NodeStatus], status: Status) -> pb.NodeList:
+    """The nodes of a cluster, and how this one stands with its memory."""
+    return pb.NodeList(
+        nodes=map(node, found),
+        connected=status.connected,
+        endpoint=status.endpoint,
+        revision=status.revision,
+        problem=status.problem,
+        quarantined=status.quarantined,
+    )
+
+
+def node(value: NodeStatus) -> pb.Node:
+    """One node of a cluster."""
+    return pb.Node(
+        name=value.name,
+        state=value.state,
+        address=str(value.node.address) if value.node else "",
+        endpoints=value.endpoints,
+        blocks=[
+            pb.NodeBlock(network=network, block=str(block))
+            for network, owned in sorted(value.blocks.items())
+            for block in owned
+        ],
+        capabilities=value.node.capabilities if value.node else (),
+        labels=value.node.labels if value.node else {},
+        self=value.self,
     )

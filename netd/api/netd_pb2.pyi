@@ -248,7 +248,14 @@ class PruneNetworksReply(_message.Message):
     def __init__(self, removed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Attachment(_message.Message):
-    __slots__ = ("network", "ip", "ip6", "mac", "aliases", "ifname", "gw_priority", "routes")
+    __slots__ = ("network", "ip", "ip6", "mac", "aliases", "ifname", "gw_priority", "routes", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     IP_FIELD_NUMBER: _ClassVar[int]
     IP6_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +264,7 @@ class Attachment(_message.Message):
     IFNAME_FIELD_NUMBER: _ClassVar[int]
     GW_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     network: str
     ip: str
     ip6: str
@@ -265,11 +273,19 @@ class Attachment(_message.Message):
     ifname: str
     gw_priority: int
     routes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, network: _Optional[str] = ..., ip: _Optional[str] = ..., ip6: _Optional[str] = ..., mac: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., ifname: _Optional[str] = ..., gw_priority: _Optional[int] = ..., routes: _Optional[_Iterable[str]] = ...) -> None: ...
+    options: _containers.ScalarMap[str, str]
+    def __init__(self, network: _Optional[str] = ..., ip: _Optional[str] = ..., ip6: _Optional[str] = ..., mac: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., ifname: _Optional[str] = ..., gw_priority: _Optional[int] = ..., routes: _Optional[_Iterable[str]] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("id", "network", "network_id", "container", "container_id", "ifname", "mac", "addresses", "gateways", "aliases", "gw_priority", "default_route", "host_ifname", "labels")
+    __slots__ = ("id", "network", "network_id", "container", "container_id", "ifname", "mac", "addresses", "gateways", "aliases", "gw_priority", "default_route", "host_ifname", "labels", "options")
     class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +306,7 @@ class Endpoint(_message.Message):
     DEFAULT_ROUTE_FIELD_NUMBER: _ClassVar[int]
     HOST_IFNAME_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     id: str
     network: str
     network_id: str
@@ -304,7 +321,8 @@ class Endpoint(_message.Message):
     default_route: _containers.RepeatedScalarFieldContainer[int]
     host_ifname: str
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., network: _Optional[str] = ..., network_id: _Optional[str] = ..., container: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., gateways: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[str]] = ..., gw_priority: _Optional[int] = ..., default_route: _Optional[_Iterable[int]] = ..., host_ifname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    options: _containers.ScalarMap[str, str]
+    def __init__(self, id: _Optional[str] = ..., network: _Optional[str] = ..., network_id: _Optional[str] = ..., container: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., gateways: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[str]] = ..., gw_priority: _Optional[int] = ..., default_route: _Optional[_Iterable[int]] = ..., host_ifname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ConnectRequest(_message.Message):
     __slots__ = ("container", "attachment")
@@ -714,3 +732,73 @@ class Metric(_message.Message):
     help: str
     type: str
     def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., value: _Optional[float] = ..., help: _Optional[str] = ..., type: _Optional[str] = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NodeList(_message.Message):
+    __slots__ = ("nodes", "connected", "endpoint", "revision", "problem", "quarantined")
+    class QuarantinedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    connected: bool
+    endpoint: str
+    revision: int
+    problem: str
+    quarantined: _containers.ScalarMap[str, str]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., connected: _Optional[bool] = ..., endpoint: _Optional[str] = ..., revision: _Optional[int] = ..., problem: _Optional[str] = ..., quarantined: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("name", "state", "address", "endpoints", "blocks", "capabilities", "labels", "self")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SELF_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    address: str
+    endpoints: int
+    blocks: _containers.RepeatedCompositeFieldContainer[NodeBlock]
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    labels: _containers.ScalarMap[str, str]
+    self: bool
+    def __init__(self_, name: _Optional[str] = ..., state: _Optional[str] = ..., address: _Optional[str] = ..., endpoints: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[NodeBlock, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., self: _Optional[bool] = ...) -> None: ...
+
+class NodeBlock(_message.Message):
+    __slots__ = ("network", "block")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    block: str
+    def __init__(self, network: _Optional[str] = ..., block: _Optional[str] = ...) -> None: ...
+
+class DrainNodeRequest(_message.Message):
+    __slots__ = ("node", "undo")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    undo: bool
+    def __init__(self, node: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...

@@ -154,6 +154,16 @@ class NetdStub:
                 request_serializer=netd_dot_api_dot_netd__pb2.DnsMetricsRequest.SerializeToString,
                 response_deserializer=netd_dot_api_dot_netd__pb2.DnsMetricsReply.FromString,
                 _registered_method=True)
+        self.ListNodes = channel.unary_unary(
+                '/netd.v1.Netd/ListNodes',
+                request_serializer=netd_dot_api_dot_netd__pb2.ListNodesRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.NodeList.FromString,
+                _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/netd.v1.Netd/DrainNode',
+                request_serializer=netd_dot_api_dot_netd__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.Node.FromString,
+                _registered_method=True)
 
 
 class NetdServicer:
@@ -317,6 +327,20 @@ class NetdServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListNodes(self, request, context):
+        """The nodes of the cluster as this one last heard of them, and how it stands with the cluster's memory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainNode(self, request, context):
+        """Lets a node take no more containers, or take them again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NetdServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -439,6 +463,16 @@ def add_NetdServicer_to_server(servicer, server):
                     servicer.DnsMetrics,
                     request_deserializer=netd_dot_api_dot_netd__pb2.DnsMetricsRequest.FromString,
                     response_serializer=netd_dot_api_dot_netd__pb2.DnsMetricsReply.SerializeToString,
+            ),
+            'ListNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodes,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.ListNodesRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.NodeList.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.DrainNodeRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.Node.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1089,6 +1123,60 @@ class Netd:
             '/netd.v1.Netd/DnsMetrics',
             netd_dot_api_dot_netd__pb2.DnsMetricsRequest.SerializeToString,
             netd_dot_api_dot_netd__pb2.DnsMetricsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/ListNodes',
+            netd_dot_api_dot_netd__pb2.ListNodesRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.NodeList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/DrainNode',
+            netd_dot_api_dot_netd__pb2.DrainNodeRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.Node.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,6 +31,7 @@ import netd
 from netd import dns_lookup, doctor, launch
 from netd.api import convert, netd_pb2_grpc, streams
 from netd.api import netd_pb2 as pb
+from netd.cluster.ports import Cluster
 from netd.containers import Containers
 from netd.dns_lookup import Names
 from netd.engine import Engine
@@ -109,8 +110,10 @@ class Service(netd_pb2_grpc.NetdServicer):
         settings: Settings,
         survey: Callable[[], Awaitable[Survey]],
         names: Names | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self._names = names
+        self._cluster = cluster
         self._engine = engine
         self._containers = containers
         self._events = events
@@ -248,6 +251,24 @@ class Service(netd_pb2_grpc.NetdServicer):
 
     async def DnsMetrics(self, request: pb.DnsMetricsRequest, context: Context) -> pb.DnsMetricsReply:
         return pb.DnsMetricsReply(metrics=map(convert.metric, await dns_lookup.metrics(self._dns())))
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.NodeList:
+        cluster = self._in_cluster()
+        return convert.nodes(cluster.nodes(), cluster.status())
+
+    async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.Node:
+        cluster = self._in_cluster()
+        name = convert.required("node", request.node)
+        await cluster.drain(name, not request.undo)
+        for node in cluster.nodes():
+            if node.name == name:
+                return convert.node(node)
+        return pb.Node(name=name, state="down")
+
+    def _in_cluster(self) -> Cluster:
+        if self._cluster is None:
+            raise Unavailable("this daemon is in no cluster; start it with --cluster")
+        return self._cluster
 
     def _dns(self) -> Names:
         if self._names is None:
