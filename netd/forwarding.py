@@ -60,13 +60,16 @@ class Forwarding:
         """The elements that must exist because netd turned forwarding on."""
         return frozenset(firewall.closed(family) for family in (4, 6) if SWITCHES[family] in self._before)
 
-    async def ensure(self, needed: set[int]) -> None:
-        """Make sure that the host forwards in these families."""
+    async def ensure(self, needed: set[int]) -> list[Sysctl]:
+        """Make sure that the host forwards in these families; what had to be changed for that."""
+        changed = []
         async with self._lock:
             for family in sorted(needed):
                 # "" is a kernel without the family.
                 if await self._kernel.sysctl(SWITCHES[family]) == "0":
                     await self._turn_on(family)
+                    changed.append(Sysctl(SWITCHES[family], "1"))
+        return changed
 
     async def _turn_on(self, family: int) -> None:
         before = {SWITCHES[family]: "0"}

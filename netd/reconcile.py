@@ -34,7 +34,7 @@ from netd.events import Events
 from netd.forwarding import Forwarding
 from netd.kernel.ports import ApplyError, Kernel
 from netd.locks import Gate, Locks
-from netd.objects import Add, Change, KernelObject, Op, Remove, Sysctl, Veth
+from netd.objects import Add, Change, Element, KernelObject, Op, Remove, Sysctl, Veth
 from netd.plan import plan
 from netd.store.base import Attached
 from netd.view import View
@@ -133,7 +133,24 @@ class Reconciler:
     async def _listen(self) -> None:
         async for drift in self._kernel.watch():
             log.debug("drift: %s %s", drift.what, drift.name)
+            if drift.what in ("rules", "overflow"):
+                await self._restore_rules()
             self.request()
+
+    async def _restore_rules(self) -> None:
+        """The one repair that waits for nothing: without its rules nothing on the host is isolated."""
+        try:
+            if await self._kernel.restore_rules():
+                await self._forget_flows()
+                log.warning("the host: somebody changed netd's nft rule set; it was loaded again")
+                self._events.emit("repair", "add", "", "nft rule set", where="the host")
+        except NetdError as error:
+            log.error("the nft rule set cannot be loaded again: %s", error)
+
+    async def _forget_flows(self) -> None:
+        """Whatever began while somebody was not protected is no longer established, but new."""
+        endpoints = self._subject.view.endpoints.values()
+        await self._kernel.forget_untranslated({a.ip for each in endpoints for a in each.addresses})
 
     async def _loop(self) -> None:
         while True:
@@ -170,7 +187,8 @@ class Reconciler:
 
     async def _round(self) -> None:
         """Compare the host with what it should be, and repair the difference."""
-        await self._forwarding.ensure(self._subject.families())
+        for switch in await self._forwarding.ensure(self._subject.families()):
+            self._events.emit("repair", "change", "", str(switch), where="the host")
         if not self._subject.view.quarantined:
             await self._forwarding.release(self._subject.families)
         if self._gate.quiet_for(QUIET):
@@ -224,6 +242,8 @@ class Reconciler:
                 except ApplyError as single:
                     failed[op] = single.cause
         done = [op for op in ops if op not in failed]
+        if any(isinstance(op, Add) and isinstance(op.object, Element) for op in done):
+            await self._forget_flows()
         for op in done:
             log.debug("repaired: %s", op)
             self._events.emit("repair", _verb(op), "", _object(op), where=where)

@@ -1,10 +1,16 @@
-"""Forgetting UDP flows, so that the next datagram meets the rules as they are now.
+"""Forgetting flows, so that their next packet meets the rules as they are now.
 
 A UDP flow that is in conntrack keeps the translation it was born with. When a port is published, a
 client that was already knocking would go on reaching nobody; when it is removed, a client would go
 on reaching the old container (moby #8795). What counts is the original destination, the host's
 address and port: matching the container's port instead leaves flows behind whenever the two differ
 (moby #53384).
+
+What began while rules were missing is a matter of its own. Conntrack calls it established, and the
+rules, once they are back, let established flows pass: a door that stood open for five milliseconds
+would stay open for as long as somebody leans against it. `untranslated` forgets every flow of some
+addresses that is not translated. A flow that may be is not interrupted by that: its next packet is
+judged like a first one, and passes.
 
 Entries are found by a dump that the kernel filters, and are deleted one by one by their whole
 tuple. Not by one filtered delete: kernels that do not know the filter would take it for a request to
@@ -25,9 +31,10 @@ from netd.model import IPAddress
 
 # include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 CT_GET, CT_DELETE = 0x0101, 0x0102
-CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 12, 18, 25
+CTA_TUPLE_ORIG, CTA_STATUS, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 3, 12, 18, 25
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_V4_DST, CTA_IP_V6_DST = 2, 4
+IPS_NAT_MASK = 1 << 4 | 1 << 5
 CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 FILTER_PROTO_NUM, FILTER_DST_PORT = 1 << 3, 1 << 5
@@ -43,13 +50,27 @@ def flush(ports: Ports, wrote: Callable[[], None]) -> None:
     An address of None matches every address. Entries that vanish meanwhile and a kernel without
     conntrack are fine.
     """
-    if not ports:
-        return
+    if ports:
+        _forget(lambda family: _dump(family, ports), lambda body: _matches(body, ports), wrote)
+
+
+def untranslated(addresses: Collection[IPAddress], wrote: Callable[[], None]) -> None:
+    """Delete the entries of any protocol that begin or end at one of `addresses` and have no NAT."""
+    if addresses:
+        packed = {address.packed for address in addresses}
+        _forget(
+            lambda family: fastnl.message(CT_GET, NLM_F_DUMP, _nfgenmsg(family)),
+            lambda body: _is_untranslated(body, packed),
+            wrote,
+        )
+
+
+def _forget(ask: Callable[[int], bytes], matches: Callable[[bytes], bool], wrote: Callable[[], None]) -> None:
     try:
         with Socket(fastnl.NETLINK_NETFILTER) as socket:
             for family in (fastnl.AF_INET, fastnl.AF_INET6):
-                for body in socket.dump(_dump(family, ports)):
-                    if _matches(body, ports):
+                for body in socket.dump(ask(family)):
+                    if matches(body):
                         wrote()
                         _delete(socket, family, body)
     except Refused as error:
@@ -87,6 +108,14 @@ def _matches(body: bytes, ports: Ports) -> bool:
     packed = ip.get(CTA_IP_V4_DST) or ip.get(CTA_IP_V6_DST) or b""
     address = IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
     return (None, port) in ports or (address, port) in ports
+
+
+def _is_untranslated(body: bytes, packed: Collection[bytes]) -> bool:
+    entry = dict(attributes(body, 4))
+    if int.from_bytes(entry.get(CTA_STATUS, b""), "big") & IPS_NAT_MASK:
+        return False
+    tuple_ = dict(attributes(entry.get(CTA_TUPLE_ORIG, b"")))
+    return any(value in packed for _, value in attributes(tuple_.get(CTA_TUPLE_IP, b"")))
 
 
 def _delete(socket: Socket, family: int, body: bytes) -> None:

@@ -261,6 +261,10 @@ class FakeKernel:
     # The contract: reading -------------------------------------------------------------------------
 
     async def observe(self, sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
+    async def restore_rules(self) -> bool:
+        """False: a table of this kernel has no rules that could be lost."""
+        return False
+
         found: set[KernelObject] = set()
         for item in self._objects.values():
             match item:
@@ -355,6 +359,9 @@ class FakeKernel:
         self.flushed.extend(ports)
 
     def watch(self) -> AsyncIterator[Drift]:
+    async def forget_untranslated(self, addresses: Collection[IPAddress]) -> None:
+        """Nothing: there are no flows."""
+
         queue: asyncio.Queue[Drift | None] = asyncio.Queue()
         self._watchers.add(queue)
         return self._drifts(queue)

@@ -31,8 +31,12 @@ log = logging.getLogger(__name__)
 LINK, NEIGHBOUR, QUEUE, IPV4_ADDRESS, IPV4_ROUTE = 1, 3, 4, 5, 7
 IPV6_ADDRESS, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF = 9, 11, 24, 25
 RTM_NEWNETCONF, RTM_DELNETCONF, NETCONFA_IFINDEX, NETCONFA_IFINDEX_ALL = 80, 81, 1, -1
+AF_BRIDGE = 7
 NFTABLES = 7
 NFT_MSG_NEWGEN = 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | 15: one at the end of each transaction
+NFT_MSG_RULES = frozenset(0x0A00 | kind for kind in (*range(9), 9, 11))
+"""What tells of tables, chains, rules and sets, made or deleted; elements and requests are not among it."""
+OUR_TABLE = b"netd\0"
 NETLINK_ADD_MEMBERSHIP, SO_RCVBUFFORCE = 1, 33
 BUFFER = 4 << 20
 """Bytes of events that may wait while the loop is busy: some thousands of link events."""
@@ -162,10 +166,8 @@ class Monitor:
             pending.add(drift)
 
     def _of_route(self, kind: int, body: bytes) -> Drift | None:
-        if kind == RTM_DELNETCONF:
-            for attribute, payload in fastnl.attributes(body, 4):
-                if attribute == NETCONFA_IFINDEX:
-                    self._departed(int.from_bytes(payload, sys.byteorder))
+        if kind in (RTM_NEWNETCONF, RTM_DELNETCONF):
+            return self._of_settings(kind, body)
         if kind in (fastnl.RTM_NEWLINK, fastnl.RTM_DELLINK):
             return self._of_link(kind, body)
         if kind in (fastnl.RTM_NEWADDR, fastnl.RTM_DELADDR):
@@ -182,6 +184,17 @@ class Monitor:
         # rtm_protocol first: on a router with a full table, other people's routes come by the thousand.
         if kind in (fastnl.RTM_NEWROUTE, fastnl.RTM_DELROUTE) and body[5] == ROUTE_PROTOCOL:
             return Drift("route", self._ours.get(dumps.route(body).index, ""))
+        return None
+
+    def _of_settings(self, kind: int, body: bytes) -> Drift | None:
+        """Forwarding or rp_filter of a link, or of all; the kernel tells of no other sysctl."""
+        for attribute, payload in fastnl.attributes(body, 4):
+            if attribute == NETCONFA_IFINDEX:
+                index = int.from_bytes(payload, sys.byteorder, signed=True)
+                if kind == RTM_DELNETCONF and body[0] == fastnl.AF_INET:
+                    self._departed(index)
+                elif index == NETCONFA_IFINDEX_ALL or index in self._ours:
+                    return Drift("sysctl", self._ours.get(index, ""))
         return None
 
     def _of_neighbour(self, body: bytes) -> Drift | None:
@@ -201,9 +214,11 @@ class Monitor:
             waiting.set_result(None)
 
     def _of_link(self, kind: int, body: bytes) -> Drift | None:
-        if body[0] != fastnl.AF_UNSPEC:
-            return None  # a bridge's view of its ports (AF_BRIDGE) repeats what the link says
         index, name = dumps.index_and_name(body)
+        if body[0] == AF_BRIDGE and index in self._ours:
+            return Drift("link", self._ours[index])  # a port's flags: of those the link itself says nothing
+        if body[0] != fastnl.AF_UNSPEC:
+            return None
         if index == self._underlay[0]:
             return Drift("underlay")
         before = self._ours.get(index)
@@ -217,6 +232,8 @@ class Monitor:
         return Drift("link", before or name)
 
     def _of_nft(self, kind: int, body: bytes) -> Drift | None:
+        if kind in NFT_MSG_RULES and OUR_TABLE in body:
+            return Drift("rules")
         return Drift("nft") if kind == NFT_MSG_NEWGEN else None
 
 

@@ -14,6 +14,11 @@ then protect nobody. So what is listed is compared with what the kernel makes of
 namespace of its own, and where they differ no element counts as observed: everything is asked for
 again, and the next transaction brings the rules along with the elements, both or neither.
 
+Between a flush and its repair nothing is isolated, so this one repair does not wait for a comparison
+of the whole host. Every element that was written or seen is remembered here, and `restore` puts rules
+and elements back within milliseconds: in a first transaction the rules and the elements that say which
+networks there are, which is little and closes everything, then the endpoints (ADR 18).
+
 libnftables before 1.0.8 has no `destroy`, and `delete` fails on a missing element. So a request is
 first tried as it stands, and only when it failed is each element that it deletes looked up.
 """
@@ -23,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from netd import firewall
@@ -38,6 +43,8 @@ log = logging.getLogger(__name__)
 Rules = dict[str, tuple[str, ...]]
 BATCH = 4000
 """Requests are joined up to this many commands: a transaction is one buffer in the kernel."""
+OF_ENDPOINTS = frozenset({"hairpin4", "hairpin6", "detour4", "detour6", *firewall.PUBLISHING})
+"""The sets of `inet` that grow with the endpoints; without their elements less passes, not more."""
 
 
 def commands(op: Op) -> Iterator[str]:
@@ -69,6 +76,7 @@ class Nft:
     def __init__(self, wrote: Callable[[int], None]) -> None:
         self._wrote = wrote
         self._rules: Mapping[str, Rules] = {}
+        self._known: dict[Hashable, Element] = {}  # the writer's thread only
         self._damaged = False
         self._waiting: list[Request] = []
         self._wake = asyncio.Event()
@@ -132,7 +140,17 @@ class Nft:
     async def elements(self) -> frozenset[Element]:
         """All elements of all of netd's sets and maps; none where the rules are not as they should be."""
         self._check_running()
-        return await self._reader.run(self._observe)
+        found = await self._reader.run(self._observe)
+        await self._writer.run(self._learn, found)
+        return found
+
+    async def restore(self) -> bool:
+        """Put rules and known elements back if the rules are not as they should be; whether they were not.
+
+        What this process has neither written nor seen is not put back; a comparison must follow.
+        """
+        self._check_running()
+        return await self._writer.run(self._restore)
 
     def _check_running(self) -> None:
         if self._task is None or self._closing:
@@ -174,18 +192,49 @@ class Nft:
 
     # On the writer's thread ------------------------------------------------------------------------
 
+    def _learn(self, elements: Iterable[Element]) -> None:
+        """Remember elements that were there before this process was."""
+        for element in elements:
+            self._known.setdefault(element.key, element)
+
+    def _note(self, ops: Iterable[Op]) -> None:
+        """Remember what was written, forget what was removed."""
+        for op in ops:
+            match op:
+                case Add(Element() as item) | Change(_, Element() as item):
+                    self._known[item.key] = item
+                case Remove(item):
+                    self._known.pop(item.key, None)
+
+    def _restore(self) -> bool:
+        if self._intact(self._writer.tables(terse=True)):
+            return False
+        self._damaged = True
+        few: list[str] = []
+        many: list[str] = []
+        for element in self._known.values():
+            small = element.family == "inet" and element.set not in OF_ENDPOINTS
+            (few if small else many).append(firewall.element_text("add", element))
+        if problem := self._send(few, even_empty=True):
+            raise problem
+        for start in range(0, len(many), BATCH):
+            if problem := self._send(many[start : start + BATCH]):
+                log.warning("not every nft element could be put back at once: %s", problem)
+        return True
+
     def _transact(self, batch: list[Request]) -> list[Exception | None]:
         """Try the batch as one transaction; the outcome of each request, None for success."""
         if self._send([command for request in batch for command in request.text]) is None:
+            self._note(op for request in batch for op in request.ops)
             return [None] * len(batch)
         if len(batch) == 1:
             return [self._alone(batch[0])]
         middle = len(batch) // 2
         return self._transact(batch[:middle]) + self._transact(batch[middle:])
 
-    def _send(self, text: Sequence[str]) -> KernelError | None:
+    def _send(self, text: Sequence[str], *, even_empty: bool = False) -> KernelError | None:
         """Commit `text`, together with the rule set if that is damaged."""
-        if not text:
+        if not text and not even_empty:
             return None
         repairing = self._damaged
         self._wrote(len(text) + repairing)
@@ -199,8 +248,7 @@ class Nft:
 
     def _alone(self, request: Request) -> Exception | None:
         """Once more, without deleting what is not there; then say which element was refused and why."""
-        if not self._intact(self._writer.tables(terse=True)):
-            self._damaged = True
+        self._restore()
         text: list[str] = []
         for op in request.ops:
             for command in commands(op):
@@ -208,6 +256,7 @@ class Nft:
                     continue
                 text.append(command)
         if (refusal := self._send(text)) is None:
+            self._note(request.ops)
             return None
         return self._guilty(request, refusal)
 

@@ -28,8 +28,8 @@ class Uplink:
 class Drift:
     """Something outside netd touched kernel state that may be netd's.
 
-    `what` is "link", "address", "route", "neighbour", "nft", "underlay" (see `Kernel.underlay`) or
-    "overflow" (events were lost: look at everything);
+    `what` is "link", "address", "route", "neighbour", "queue", "nft", "rules" (of netd's tables more than an
+    element changed), "underlay" (see `Kernel.underlay`) or "overflow" (events were lost: look at everything);
     `name` narrows it where the event says so (an interface name), else it is empty.
     """
 
@@ -125,6 +125,12 @@ class Kernel(Protocol):
     async def observe_sandbox(
         self, netns: Netns, links: Collection[str], sysctls: Collection[tuple[str, ...]]
     ) -> frozenset[KernelObject]:
+    async def restore_rules(self) -> bool:
+        """Load the nft rule set again, with every element known here, if it is not as it should be.
+
+        Says whether that was needed. Quick, for between a flush and its repair nothing is isolated.
+        """
+
         """Addresses, routes of netd's protocol, up-state and `sysctls` of `links` inside one namespace.
 
         A namespace that is gone (or is another one by now) raises `NotFound`.
@@ -178,3 +184,7 @@ class Kernel(Protocol):
 
     async def holder(self, proto: Proto, address: IPAddress | None, port: int) -> str:
         """Who listens there: "nginx (pid 812)", or "another program" where that cannot be known."""
+    async def forget_untranslated(self, addresses: Collection[IPAddress]) -> None:
+        """Delete conntrack entries that begin or end at one of `addresses` and are not translated, so that
+        what began while rules were missing is judged by them (see `netd.kernel.conntrack`)."""
+

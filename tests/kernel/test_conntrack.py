@@ -96,3 +96,18 @@ async def test_flows_are_forgotten_by_where_they_were_sent(
     await host_kernel.flush_udp(ports)
     assert flows(sh) == ALL - gone
     sh("nft delete table inet t")
+
+
+async def test_untranslated_flows_of_an_address_are_forgotten_whichever_end_it_is(
+    host_kernel: HostKernel, sh: Shell, tracked: Callable[[], None]
+) -> None:
+    """127.0.0.1 is the source of every flow over IPv4, also of the one that is translated."""
+    tracked()
+    await host_kernel.forget_untranslated([ip_address("127.0.0.99")])
+    await host_kernel.forget_untranslated([])
+    assert flows(sh) == ALL
+    await host_kernel.forget_untranslated([ip_address("127.0.0.2")])
+    assert flows(sh) == ALL - {("udp", "127.0.0.2", 5353), ("udp", "127.0.0.2", 5354)}
+    await host_kernel.forget_untranslated([ip_address("127.0.0.1"), ip_address("::1")])
+    assert flows(sh) == {("udp", "127.0.0.9", 5353)}
+    sh("nft delete table inet t")

@@ -175,3 +175,21 @@ async def test_sixty_four_callers_at_once(host_kernel: HostKernel) -> None:
     assert await host_kernel.observe() == {item for group in groups for item in group}
     await asyncio.gather(*(host_kernel.apply([Remove(item) for item in group]) for group in groups))
     assert await host_kernel.observe() == frozenset()
+
+
+async def test_rules_and_every_known_element_are_put_back_at_once(host_kernel: HostKernel, sh: Shell) -> None:
+    """Those that this process wrote, and those that were there before it and that it has seen."""
+    before, since = EVERY_SET[::2], EVERY_SET[1::2]
+    await host_kernel.apply([Add(item) for item in before])
+    await host_kernel.close()
+    await host_kernel.start()
+    assert await host_kernel.observe() == frozenset(before)
+    await host_kernel.apply([Add(item) for item in since])
+    await host_kernel.apply([Remove(since[0])])
+    wanted = sh("nft -s list ruleset")
+    assert not await host_kernel.restore_rules(), "nothing was lost"
+    for damage in ("nft flush ruleset", "nft delete table bridge netd", "nft flush chain inet netd forward"):
+        sh(damage)
+        assert await host_kernel.restore_rules()
+        assert sh("nft -s list ruleset") == wanted
+    assert await host_kernel.observe() == frozenset(EVERY_SET) - {since[0]}

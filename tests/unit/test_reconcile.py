@@ -13,7 +13,7 @@ import pytest
 from netd import reconcile
 from netd.errors import KernelError, NotFound
 from netd.kernel.ports import Drift
-from netd.model import NetworkRequest, Want
+from netd.model import IPAddress, NetworkRequest, Want
 from netd.names import bridge_name, host_ifname
 from netd.objects import Add, Address, Bridge, BridgePort, Element, KernelObject, Sysctl, Veth
 from netd.store.base import Put, Table
@@ -263,5 +263,51 @@ def test_nothing_is_removed_while_records_cannot_be_read(tmp_path: Path) -> None
             await host.restart()
             assert host.engine.view.quarantined == ()
             host.assert_as_wanted()
+
+    asyncio.run(story())
+
+
+def test_lost_rules_are_restored_without_waiting_and_what_began_meanwhile_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await furnished(host)
+            lost, forgotten = [True, False], []
+
+            async def restore() -> bool:
+                return lost.pop(0)
+
+            async def forget(addresses: Collection[IPAddress]) -> None:
+                forgotten.append(set(addresses))
+
+            monkeypatch.setattr(host.kernel, "restore_rules", restore)
+            monkeypatch.setattr(host.kernel, "forget_untranslated", forget)
+            async with host.engine._gate.shared():  # a change that takes its time
+                host.kernel.drift(Drift("rules"))
+                await until(lambda: any(each.startswith("repair add") for each in host.events()))
+            host.kernel.drift(Drift("rules"))
+            await until(lambda: not lost)
+            [end] = host.engine.view.endpoints.values()
+            assert forgotten == [{address.ip for address in end.addresses}]
+
+    asyncio.run(story())
+
+
+def test_what_began_while_an_element_was_missing_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await furnished(host)
+            before, forgotten = host.kernel.render(), []
+
+            async def forget(addresses: Collection[IPAddress]) -> None:
+                forgotten.append(host.kernel.render())
+
+            monkeypatch.setattr(host.kernel, "forget_untranslated", forget)
+            host.kernel.tamper(one(host, Element, "bridges"))
+            await until(lambda: bool(forgotten))
+            assert forgotten == [before], "only once the element is back"
 
     asyncio.run(story())
