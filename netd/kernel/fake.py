@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError, NotFound, Unavailable
 from netd.firewall import element_text
-from netd.kernel.ports import ApplyError, Drift, Uplink
+from netd.kernel.ports import ApplyError, Drift, PacketKind, Uplink
 from netd.model import IPAddress, Netns, Proto
 from netd.names import ALIAS_PREFIX
 from netd.objects import (
@@ -375,6 +376,15 @@ class FakeKernel:
 
     async def holder(self, proto: Proto, address: IPAddress | None, port: int) -> str:
         return self.holders.get((proto, port), "another program")
+
+    async def packet_socket(self, netns: Netns | None, kind: PacketKind, ifname: str = "") -> socket.socket:
+        """A socket that nothing ever arrives at."""
+        if netns is not None and netns not in self._namespaces.values():
+            raise NotFound(f"network namespace {netns.label!r} is gone")
+        devices = self._objects.values()
+        if ifname and not any(_is_device(item, ifname, netns) for item in devices):
+            raise NotFound(f"there is no interface {ifname!r} here")
+        return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
 def _object(op: Op) -> KernelObject:

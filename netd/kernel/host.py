@@ -21,6 +21,7 @@ nobody needs to wait for that, so nobody does, except `close`.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,13 +30,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from netd.errors import NetdError, NotFound, Unavailable
-from netd.kernel import conntrack, dumps, fastnl, holder, links, observe, sysctl
+from netd.kernel import conntrack, dumps, fastnl, holder, links, observe, packets, sysctl
 from netd.kernel import netns as namespaces
 from netd.kernel.facts import Facts
 from netd.kernel.links import Links
 from netd.kernel.monitor import Monitor
 from netd.kernel.nft import Nft
-from netd.kernel.ports import ApplyError, Drift, Uplink
+from netd.kernel.ports import ApplyError, Drift, PacketKind, Uplink
 from netd.model import IPAddress, Netns, Proto
 from netd.objects import (
     Address,
@@ -281,3 +282,6 @@ class HostKernel:
 
     async def holder(self, proto: Proto, address: IPAddress | None, port: int) -> str:
         return await asyncio.to_thread(holder.find, proto, address, port)
+
+    async def packet_socket(self, netns: Netns | None, kind: PacketKind, ifname: str = "") -> socket.socket:
+        return await packets.open_socket(netns, kind, ifname)

@@ -7,8 +7,10 @@ written here, and `tests/kernel` runs the same cases on both.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from netd.errors import NetdError
@@ -35,6 +37,15 @@ class Drift:
 
     what: str
     name: str = ""
+
+
+class PacketKind(StrEnum):
+    """Frames of an interface, to see and to send; or IP packets to send, which the stack of the namespace
+    routes as its own."""
+
+    FRAMES = "frames"
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
 
 
 class ApplyError(NetdError):
@@ -188,3 +199,7 @@ class Kernel(Protocol):
         """Delete conntrack entries that begin or end at one of `addresses` and are not translated, so that
         what began while rules were missing is judged by them (see `netd.kernel.conntrack`)."""
 
+    async def packet_socket(self, netns: Netns | None, kind: PacketKind, ifname: str = "") -> socket.socket:
+        """A raw socket that belongs to `netns` (None: the host), for whoever may hold it. It is not bound;
+        `ifname` is looked for, if given. Raises `NotFound` for a namespace or interface that is not there.
+        """

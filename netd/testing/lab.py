@@ -1,0 +1,277 @@
+"""A topology that is up, for a test: its containers, its addresses, its packets.
+
+The test process stays where it is. Commands run through the API, and packets are seen and sent through
+sockets that the daemon opened inside the container's namespace (`netd.packets`).
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from pathlib import Path
+from typing import Any
+
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from netd.api import netd_pb2 as pb
+from netd.api.client import Client
+from netd.capture import points
+from netd.capture.recorder import Recorder
+from netd.capture.ring import Frame
+from netd.errors import Invalid
+from netd.testing import dissect
+from netd.testing.capture import Capture
+from netd.testing.processes import TIMEOUT, Completed, Process
+from netd.topology import Project
+
+Destination = IPv4Address | IPv6Address
+
+
+class Node:
+    """One container of the lab."""
+
+    def __init__(self, lab: Lab, service: str, name: str) -> None:
+        """`service` is what the test calls it, `name` what the daemon does."""
+        self.lab = lab
+        self.service = service
+        self.name = name
+
+    def exec(self, *command: str, check: bool = True, timeout: float = TIMEOUT, **options: Any) -> Completed:
+        """Run a program to its end; with `check` it must exit with 0."""
+        __tracebackhide__ = True
+        process = Process(self.lab.client, self.name, command, **options)
+        process.close_stdin()
+        done = process.wait(timeout)
+        if check and done.code:
+            raise AssertionError(
+                f"{self.service}: {' '.join(command)}: exit {done.code}\n{done.stderr}{done.stdout}"
+            )
+        return done
+
+    def popen(self, *command: str, **options: Any) -> Process:
+        """Start a program, which ends with the lab at the latest."""
+        process = Process(self.lab.client, self.name, command, **options)
+        self.lab.processes.append(process)
+        return process
+
+    @property
+    def endpoints(self) -> list[pb.Endpoint]:
+        """Its interfaces, as the daemon tells of them now."""
+        return list(self.lab.client.container(self.name).endpoints)
+
+    def ready(self, packet: Packet) -> Packet:
+        """A copy of the packet with the sender's addresses, where it names none.
+
+        Raises ValueError for a frame to a destination whose MAC is neither given nor known in the lab.
+        """
+        packet = packet.copy()
+        for kind, version in ((IP, 4), (IPv6, 6)):
+            if kind in packet and "src" not in packet[kind].fields and "dst" in packet[kind].fields:
+                endpoint = self._towards(ip_address(str(packet[kind].dst).split("%")[0]))
+                packet[kind].src = _address(endpoint, version)
+        if isinstance(packet, Ether):
+            if "src" not in packet.fields:
+                packet.src = self.endpoints[0].mac
+            if "dst" not in packet.fields:
+                packet.dst = self.lab.mac_of(dissect.addresses(packet)[1])
+        return packet
+
+    def _towards(self, destination: Destination) -> pb.Endpoint:
+        """The endpoint whose subnet holds `destination`, else that with the default route."""
+        endpoints = self.endpoints
+        for endpoint in endpoints:
+            if any(destination in ip_interface(address).network for address in endpoint.addresses):
+                return endpoint
+        for endpoint in endpoints:
+            if destination.version in endpoint.default_route:
+                return endpoint
+        for endpoint in endpoints:
+            if _address(endpoint, destination.version):
+                return endpoint
+        raise ValueError(f"{self.service} has no IPv{destination.version} address to send from")
+
+    def send(self, packet: Packet, *, iface: str = "", count: int = 1) -> Packet:
+        """Send a packet from inside the container; answers it as it was sent.
+
+        One that begins with IP is routed by the container's kernel like its own. One that begins with
+        `Ether` leaves through `iface`, else through the first interface, exactly as it is.
+        """
+        return self._send(self.ready(packet), iface, count)
+
+    def _send(self, packet: Packet, iface: str, count: int) -> Packet:
+        data = bytes(packet)
+        if isinstance(packet, IP | IPv6):
+            kind = "ipv4" if isinstance(packet, IP) else "ipv6"
+            where: tuple[str, int] = (str(packet.dst).split("%")[0], 0)
+        else:
+            kind, where = "frames", (iface or self.endpoints[0].ifname, 0)
+        target = self.name if kind != "frames" else f"{self.name}:{where[0]}"
+        (point,) = points.ask(self.lab.packet_socket, target, kind)
+        with point.ear:
+            for _ in range(count):
+                point.ear.sendto(data, where)
+        return packet
+
+    def sr1(self, packet: Packet, *, timeout: float = 1.0, iface: str = "") -> Packet | None:
+        """Send a packet, and the first answer that comes back within `timeout` seconds, else None.
+
+        The answer begins with the layer that the question began with.
+        """
+        question = self.ready(packet)
+        answers: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        recorder = Recorder(points.listening(self.lab.packet_socket, [self.name]), answers.put)
+        try:
+            sent = type(question)(bytes(self._send(question, iface, 1)))
+            return _first_answer(sent, answers, timeout)
+        finally:
+            recorder.close()
+
+
+def _first_answer(sent: Packet, frames: queue.SimpleQueue[Frame], timeout: float) -> Packet | None:
+
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            frame = frames.get(timeout=left)
+        except queue.Empty:
+            break
+        if frame.outgoing:
+            continue
+        packet = dissect.dissected(frame)
+        candidate = packet if isinstance(sent, Ether) else packet.getlayer(type(sent))
+        if candidate is not None and candidate.answers(sent):
+            return candidate
+    return None
+
+
+def _address(endpoint: pb.Endpoint, version: int) -> str:
+    for address in endpoint.addresses:
+        interface = ip_interface(address)
+        if interface.version == version:
+            return str(interface.ip)
+    return ""
+
+
+class Lab:
+    """A project that is up. `lab["web"]` is the first container of service `web`, "web-2" the second."""
+
+    def __init__(self, client: Client, project: Project) -> None:
+        self.client = client
+        self.project = project
+        self.packet_socket = points.beside(Path(client.path))
+        self.processes: list[Process] = []
+        self.captures: list[Capture] = []
+
+    def __getitem__(self, ref: str) -> Node:
+        try:
+            return Node(self, ref, self.project.container(ref).name)
+        except Invalid as error:
+            raise KeyError(str(error)) from None
+
+    def ip(self, ref: str, network: str = "", *, version: int = 4) -> str:
+        """An address of a container, in `network` if it is named. Raises KeyError if it has none."""
+        return self._endpoint(ref, network, version)[1]
+
+    def mac(self, ref: str, network: str = "") -> str:
+        """The MAC address of a container's interface, in `network` if it is named."""
+        return self._endpoint(ref, network, 0)[0].mac
+
+    def interface(self, ref: str, network: str = "") -> str:
+        """The name, inside the container, of its interface, in `network` if it is named."""
+        return self._endpoint(ref, network, 0)[0].ifname
+
+    def gateway(self, network: str, *, version: int = 4) -> str:
+        """The address of the host in a network."""
+        for subnet in self.client.network(self.network(network)).subnets:
+            if ip_address(subnet.gateway).version == version:
+                return subnet.gateway
+        raise KeyError(f"network {network!r} has no IPv{version} gateway")
+
+    def network(self, key: str) -> str:
+        """What the daemon calls a network of the file."""
+        if key not in self.project.networks:
+            raise KeyError(f"there is no network {key!r}; there are: {', '.join(self.project.networks)}")
+        return self.project.networks[key].name
+
+    def _endpoint(self, ref: str, network: str, version: int) -> tuple[pb.Endpoint, str]:
+        wanted = self.network(network) if network else ""
+        for endpoint in self[ref].endpoints:
+            if wanted in ("", endpoint.network):
+                address = _address(endpoint, version) if version else "-"
+                if address:
+                    return endpoint, address
+        what = f"no IPv{version} address" if version else "no interface"
+        raise KeyError(f"{ref} has {what} in {network or 'any network'}")
+
+    def mac_of(self, address: str) -> str:
+        """The MAC address of the container that has an address. Raises ValueError if none has."""
+        for container in self.project.containers:
+            for endpoint in self.client.container(container.name).endpoints:
+                if any(str(ip_interface(each).ip) == address for each in endpoint.addresses):
+                    return endpoint.mac
+        raise ValueError(f"nobody in the lab has the address {address!r}: give the frame a dst")
+
+    # Packets --------------------------------------------------------------------------------------
+
+    def sniff(self, *targets: str, filter: str = "") -> Capture:
+        """Record packets from now on, until the `with` block ends; see `Capture`.
+
+        A target is "web:eth0", "web:*" or "web" (all its interfaces), "network:front" or "host:eth0";
+        without any, all interfaces of all containers. `filter` is of tcpdump's syntax.
+        """
+        names: dict[str, str] = {}
+        wanted = []
+        for target in targets or [f"{each.service}-{each.number}:*" for each in self.project.containers]:
+            owner, _, rest = target.partition(":")
+            if owner == "network":
+                wanted.append(f"network:{self.network(rest)}")
+                names[wanted[-1]] = target
+            elif owner == "host":
+                wanted.append(target)
+            else:
+                wanted.append(f"{self[owner].name}:{rest or '*'}")
+        found = points.listening(self.packet_socket, wanted)
+        for container in self.project.containers:
+            short = container.service if container.number == 1 else f"{container.service}-{container.number}"
+            for point in found:
+                if point.name.startswith(f"{container.name}:"):
+                    names[point.name] = short + point.name.removeprefix(container.name)
+        capture = Capture(found, names, filter)
+        self.captures.append(capture)
+        return capture
+
+    # Changes --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def publish(self, ref: str, spec: str) -> Iterator[int]:
+        """Publish a port ("8080:80/tcp"; "80" lets the daemon choose) for as long as the block runs; gives
+        the port of the host."""
+        name = self[ref].name
+        before = {_port(each) for each in self.client.container(name).ports}
+        (made, *more) = [each for each in self.client.add_port(name, spec) if _port(each) not in before]
+        try:
+            yield made.host_port
+        finally:
+            for each in (made, *more):
+                host = f"{each.host_ip}:" if ":" not in each.host_ip else f"[{each.host_ip}]:"
+                where = host if each.host_ip else ""
+                self.client.remove_port(name, f"{where}{each.host_port}:{each.container_port}/{each.proto}")
+
+    def close(self) -> None:
+        """End what tests have left running."""
+        for capture in self.captures:
+            capture.close()
+        for process in self.processes:
+            process.kill()
+        self.captures.clear()
+        self.processes.clear()
+
+
+def _port(port: pb.PublishedPort) -> tuple[str, int, int, str]:
+    return port.host_ip, port.host_port, port.container_port, port.proto

@@ -1,0 +1,132 @@
+"""The pytest plugin: the `lab` fixture and its options; `docs/packet-testing.md` teaches it by example.
+
+It is loaded into every pytest run of an environment that has netd, so it imports nothing but pytest
+until a test asks for a lab.
+
+A lab is one topology under a project name of its own, so several runs and the workers of
+pytest-xdist share a daemon without meeting.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from netd.api.client import Client
+    from netd.testing.lab import Lab
+
+DEFAULT_SOCKET = "/run/netd/netd.sock"
+REUSE = ("function", "module")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options, in a group of their own."""
+    group = parser.getgroup("netd", "packet tests on netd")
+    group.addoption(
+        "--netd-socket",
+        metavar="PATH",
+        help=f"where the daemon listens (else NETD_SOCKET, else {DEFAULT_SOCKET})",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers",
+        "topology(source, reuse='function', images={'*': 'host'}): the topology file, or its text, that the "
+        "fixture `lab` brings up; reuse='module' keeps it up for all tests of the module that name the same",
+    )
+
+
+def socket_of(config: pytest.Config) -> str:
+    """Where the daemon listens."""
+    return str(config.getoption("--netd-socket") or os.environ.get("NETD_SOCKET") or DEFAULT_SOCKET)
+
+
+@pytest.fixture(scope="session")
+def netd_client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """The daemon's API. Without a daemon the test fails and says how to reach one."""
+    from netd.api.client import connect
+    from netd.errors import Unreachable
+
+    try:
+        client = connect(socket_of(request.config))
+    except Unreachable as error:
+        pytest.fail(f"{error} (for pytest: --netd-socket or NETD_SOCKET)", pytrace=False)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def netd_module_labs() -> Iterator[dict[Any, Lab]]:
+    """Labs that stay up for the tests of a module."""
+    labs: dict[Any, Lab] = {}
+    yield labs
+    for lab in labs.values():
+        _down(lab)
+
+
+@pytest.fixture
+def lab(
+    request: pytest.FixtureRequest, netd_client: Client, netd_module_labs: dict[Any, Lab]
+) -> Iterator[Lab]:
+    """The topology that `@pytest.mark.topology` names, up and healthy; gone after the test."""
+    marker = request.node.get_closest_marker("topology")
+    if marker is None:
+        pytest.fail("the fixture `lab` needs @pytest.mark.topology('FILE') or its text", pytrace=False)
+    source, reuse, images = _arguments(request, *marker.args, **marker.kwargs)
+    if reuse == "function":
+        lab = _up(netd_client, source, images)
+        try:
+            yield lab
+        finally:
+            _down(lab)
+        return
+    known = (source, tuple(sorted(images.items())))
+    if known not in netd_module_labs:
+        netd_module_labs[known] = _up(netd_client, source, images)
+    lab = netd_module_labs[known]
+    yield lab
+    lab.close()
+
+
+def _arguments(
+    request: pytest.FixtureRequest,
+    source: str,
+    *,
+    reuse: str = "function",
+    images: dict[str, str] | None = None,
+) -> tuple[str, str, dict[str, str]]:
+    if reuse not in REUSE:
+        pytest.fail(f"topology(reuse={reuse!r}) must be one of {', '.join(REUSE)}", pytrace=False)
+    if "\n" not in source:
+        # Beside the test first, as for its data, else from where pytest was started.
+        beside = request.path.parent / source
+        source = str(beside if beside.exists() else request.config.rootpath / source)
+    return source, reuse, {"*": "host", **(images or {})}
+
+
+def _up(client: Client, source: str, images: dict[str, str]) -> Lab:
+    from netd.errors import NetdError
+    from netd.testing.lab import Lab
+    from netd.topology import load, up
+
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "t")
+    try:
+        project = load(source, project=f"{worker}-{secrets.token_hex(4)}", images=images)
+        up(client, project)
+    except NetdError as error:
+        pytest.fail(f"topology: {error}", pytrace=False)
+    return Lab(client, project)
+
+
+def _down(lab: Lab) -> None:
+    from netd.topology import down
+
+    lab.close()
+    down(lab.client, lab.project, volumes=True)
