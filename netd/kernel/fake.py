@@ -261,11 +261,11 @@ class FakeKernel:
 
     # The contract: reading -------------------------------------------------------------------------
 
-    async def observe(self, sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
     async def restore_rules(self) -> bool:
         """False: a table of this kernel has no rules that could be lost."""
         return False
 
+    async def observe(self, sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
         found: set[KernelObject] = set()
         for item in self._objects.values():
             match item:
@@ -359,10 +359,10 @@ class FakeKernel:
     async def flush_udp(self, ports: Collection[tuple[IPAddress | None, int]]) -> None:
         self.flushed.extend(ports)
 
-    def watch(self) -> AsyncIterator[Drift]:
     async def forget_untranslated(self, addresses: Collection[IPAddress]) -> None:
         """Nothing: there are no flows."""
 
+    def watch(self) -> AsyncIterator[Drift]:
         queue: asyncio.Queue[Drift | None] = asyncio.Queue()
         self._watchers.add(queue)
         return self._drifts(queue)

@@ -214,11 +214,11 @@ class HostKernel:
             for index in indexes:
                 self._monitor.forget(index)
 
-    # Reading ---------------------------------------------------------------------------------------
     async def restore_rules(self) -> bool:
         """Put the rule set back at once if somebody changed it; see `Kernel.restore_rules`."""
         return await self._nft.restore()
 
+    # Reading ---------------------------------------------------------------------------------------
 
     async def observe(self, sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
         """Everything of netd's on the host; see `Kernel.observe`."""
@@ -274,10 +274,10 @@ class HostKernel:
     async def flush_udp(self, ports: Collection[tuple[IPAddress | None, int]]) -> None:
         await asyncio.to_thread(conntrack.flush, frozenset(ports), self._wrote)
 
-    def watch(self) -> AsyncIterator[Drift]:
     async def forget_untranslated(self, addresses: Collection[IPAddress]) -> None:
         await asyncio.to_thread(conntrack.untranslated, addresses, self._wrote)
 
+    def watch(self) -> AsyncIterator[Drift]:
         return self._monitor.watch()
 
     async def holder(self, proto: Proto, address: IPAddress | None, port: int) -> str:

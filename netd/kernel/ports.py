@@ -125,6 +125,12 @@ class Kernel(Protocol):
         a bad element fails only the call that brought it.
         """
 
+    async def restore_rules(self) -> bool:
+        """Load the nft rule set again, with every element known here, if it is not as it should be.
+
+        Says whether that was needed. Quick, for between a flush and its repair nothing is isolated.
+        """
+
     async def observe(self, sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
         """Everything on the host side that is tagged as netd's, in the same form as it was asked for.
 
@@ -136,12 +142,6 @@ class Kernel(Protocol):
     async def observe_sandbox(
         self, netns: Netns, links: Collection[str], sysctls: Collection[tuple[str, ...]]
     ) -> frozenset[KernelObject]:
-    async def restore_rules(self) -> bool:
-        """Load the nft rule set again, with every element known here, if it is not as it should be.
-
-        Says whether that was needed. Quick, for between a flush and its repair nothing is isolated.
-        """
-
         """Addresses, routes of netd's protocol, up-state and `sysctls` of `links` inside one namespace.
 
         A namespace that is gone (or is another one by now) raises `NotFound`.
@@ -187,6 +187,10 @@ class Kernel(Protocol):
         """Delete conntrack entries of UDP flows whose original destination is one of `ports`
         (None: any address), in both families (moby #8795, #53384: the host port counts)."""
 
+    async def forget_untranslated(self, addresses: Collection[IPAddress]) -> None:
+        """Delete conntrack entries that begin or end at one of `addresses` and are not translated, so that
+        what began while rules were missing is judged by them (see `netd.kernel.conntrack`)."""
+
     def watch(self) -> AsyncIterator[Drift]:
         """Changes by anybody from the moment of this call, so call it before the first look.
 
@@ -195,9 +199,6 @@ class Kernel(Protocol):
 
     async def holder(self, proto: Proto, address: IPAddress | None, port: int) -> str:
         """Who listens there: "nginx (pid 812)", or "another program" where that cannot be known."""
-    async def forget_untranslated(self, addresses: Collection[IPAddress]) -> None:
-        """Delete conntrack entries that begin or end at one of `addresses` and are not translated, so that
-        what began while rules were missing is judged by them (see `netd.kernel.conntrack`)."""
 
     async def packet_socket(self, netns: Netns | None, kind: PacketKind, ifname: str = "") -> socket.socket:
         """A raw socket that belongs to `netns` (None: the host), for whoever may hold it. It is not bound;
