@@ -208,21 +208,40 @@ class Overlay:
     async def make_room(self, wants: Sequence[Want]) -> None:
         """Get from the cluster what `wants` need of its addresses and this host has not.
 
-        Take before the next await. Raises as `Cluster.grow`, and `Unavailable` while draining.
+        An address that is asked for by name is claimed even where it lies in this host's own block: only
+        what is claimed can be taken over by another host, when the container moves there. Take before the
+        next await. Raises as `Cluster.grow`, and `Unavailable` while this node is drained.
         """
-        while lacking := self._lacking(wants):
-            network, family, address = lacking
+        if self._cluster is not None and self._cluster.node.draining:
+            name = self._cluster.node.name
+            raise Unavailable(
+                f"node {name!r} is being drained and takes no container; use another node, or end it with "
+                f"`netd node drain --undo {name}`"
+            )
+        lacking = self._lacking(wants)  # refuses what nobody could give, before anything is claimed
+        for network, address in self._named_addresses(wants):
+            if self._cluster is not None and address not in self._cluster.holdings(network.id).singles:
+                await self._cluster.grow(network, address.version, address)
+                lacking = self._lacking(wants)
+        while lacking:
+            lacking_network, family, wanted = lacking
             if self._cluster is None:
                 raise Unavailable(
-                    f"network {network.name!r} belongs to a cluster, and this daemon is in none; start it "
-                    "with --cluster"
+                    f"network {lacking_network.name!r} belongs to a cluster, and this daemon is in none; "
+                    "start it with --cluster"
                 )
-            if self._cluster.node.draining:
-                raise Unavailable(
-                    f"node {self._cluster.node.name!r} is being drained and takes nothing into network "
-                    f"{network.name!r}; use another node, or end it with `netd node drain --undo`"
-                )
-            await self._cluster.grow(network, family, address)
+            await self._cluster.grow(lacking_network, family, wanted)
+            lacking = self._lacking(wants)
+
+    def _named_addresses(self, wants: Sequence[Want]) -> list[tuple[Network, IPAddress]]:
+        """The addresses in networks of the cluster that are asked for in particular."""
+        return [
+            (network, address)
+            for want in wants
+            if (network := self.view.network(want.network)).scope is Scope.CLUSTER
+            for address in (want.ip, want.ip6)
+            if address is not None
+        ]
 
     def _lacking(self, wants: Sequence[Want]) -> tuple[Network, int, IPAddress | None] | None:
         for want in wants:

@@ -187,32 +187,60 @@ class Agreements:
 
     async def _claim(self, network: Network, address: IPAddress) -> None:
         """Have one address in particular, whoever has its block, if that can be."""
-        view, own = self._knowledge.view(), self._seat.node.name
-        if any(i.ip == address for e in view.endpoints_in(network.id) for i in e.addresses):
-            return  # the pool knows whose it is, and says so better
+        own = self._seat.node.name
+        self._check_free(network, address)
         for _ in range(ATTEMPTS):
             block = blocks.block_of(network, address)
             claimant = self._directory.singles[network.id].get(address)
-            if block is None or claimant == own:
-                return  # the former is the pool's to refuse
+            if claimant == own:
+                return
+            if block is None:
+                subnets = ", ".join(str(subnet.cidr) for subnet in network.subnets)
+                raise Invalid(
+                    f"address {address} lies in no subnet of network {network.name!r} ({subnets}); choose "
+                    "another or leave it out"
+                )
             owner = self._directory.blocks[network.id].get(block)
             if owner == own and claimant is None and not self._is_connected():
                 return  # it is ours to give; only that nobody will be able to take it over
             self._check_reachable(network, f"cannot give {address}")
             reclaimable = self._knowledge.reclaimable()
-            blocks.check_single(network, address, own, owner, claimant, reclaimable)
-            conditions = [
-                *self._ground(network),
-                self._as_known(records.single_key(network.id, block, address)),
-            ]
+            key = records.single_key(network.id, block, address)
+            try:
+                blocks.check_single(network, address, own, owner, claimant, reclaimable)
+            except AlreadyExists:
+                if await self._is_news(key):
+                    continue
+                raise
+            conditions = [*self._ground(network), self._as_known(key)]
             if claimant is None:
                 conditions.append(self._as_known(records.block_key(network.id, block)))
             if dead := ({claimant, owner} if claimant is None else {claimant}) & set(reclaimable):
                 conditions += [absent(records.node_key(name)) for name in dead if name]
-            key = records.single_key(network.id, block, address)
             if await self._agree(conditions, [put(key, self._mine())]):
                 return
         raise Unavailable(f"address {address} of network {network.name!r} is fought over; try again")
+
+    async def _is_news(self, key: bytes) -> bool:
+        """Whether etcd knows better than this node did, and now does: a container may have left its old host
+        a moment ago, and be started here before this node heard that its address is free."""
+        found = await self._etcd.get(key)
+        if found is None or found.mod_revision <= self._directory.modified(key):
+            return False
+        return await self._knowledge.caught_up(found.mod_revision, HEARING)
+
+    def _check_free(self, network: Network, address: IPAddress) -> None:
+        """Raise for an address that no container can have, or that one on this host has."""
+        for subnet in network.subnets:
+            if address == subnet.gateway:
+                raise Invalid(f"address {address} of network {network.name!r} is its gateway; choose another")
+        view = self._knowledge.view()
+        for endpoint in view.endpoints_in(network.id):
+            if any(interface.ip == address for interface in endpoint.addresses):
+                raise AlreadyExists(
+                    f"address {address} of network {network.name!r} is held by container "
+                    f"{view.sandboxes[endpoint.sandbox].name!r}; choose another or remove that first"
+                )
 
     def unused(self, network_id: str, addresses: Collection[IPAddress]) -> None:
         """No endpoint of this node has these any more: if they were claimed one by one, whoever wants

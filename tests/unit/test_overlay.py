@@ -375,7 +375,7 @@ def test_addresses_come_from_this_nodes_blocks_and_macs_from_the_addresses(tmp_p
         _, [again] = await host.engine.attach(
             await host.sandbox("again"), [Want(network="fabric", ip=IPv4Address("10.5.0.3"))]
         )
-        assert "grow fabric 4 10.5.0.3" not in cluster.said, "it is in a block of this node"
+        assert "grow fabric 4 10.5.0.3" in cluster.said, "or no other node could take it over"
         assert again.mac == names.mac_of("fabric-id/10.5.0.3")
 
     member(tmp_path, story)
@@ -423,5 +423,19 @@ def test_endpoints_are_published_and_withdrawn(tmp_path: Path) -> None:
         assert len(cluster.published) == 1
         await host.engine.detach("id-web")
         assert not cluster.published
+
+    member(tmp_path, story)
+
+
+def test_a_node_that_is_drained_takes_nothing(tmp_path: Path) -> None:
+    async def story(host: Host, cluster: PaperCluster) -> None:
+        await told(cluster)
+        await host.engine.create_network(NetworkRequest(name="front"))
+        cluster.node = replace(OURS, draining=True)
+        for network in ("fabric", "front"):
+            with pytest.raises(Unavailable, match="netd node drain --undo h1"):
+                await host.engine.attach(await host.sandbox(f"in-{network}"), [Want(network=network)])
+        cluster.node = OURS
+        await host.engine.attach(await host.sandbox("web"), [Want(network="fabric")])
 
     member(tmp_path, story)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from netd.cluster.agreements import choose_vni
-from netd.errors import AlreadyExists, Exhausted, NetdError
+from netd.errors import AlreadyExists, Exhausted, Invalid, NetdError
 from netd.model import Network, Subnet
 from tests.kernel.etcdlab import Host, etcd, eventually, hosts, needs_etcd
 from tests.unit.cluster.sample import NETWORK, endpoint
@@ -129,11 +129,16 @@ async def test_a_claim_in_a_block_goes_back_to_its_owner_when_that_runs_out(tmp_
         assert (holdings.blocks, holdings.barred) == ((block,), frozenset())
 
 
-async def test_an_address_in_use_here_is_not_claimed(tmp_path: Path) -> None:
+async def test_an_address_that_cannot_be_given_is_not_claimed(tmp_path: Path) -> None:
     async with etcd(tmp_path) as server, hosts(tmp_path, server, "a") as (a,):
         made = await everywhere(NETWORK, [a])
         await a.cluster.grow(made, 4, None)
         address = a.cluster.holdings(made.id).blocks[0][5]
         await a.publish(endpoint("e1" * 16, f"{address}/16"))
-        await a.cluster.grow(made, 4, address)
+        with pytest.raises(AlreadyExists, match="container 'web'"):
+            await a.cluster.grow(made, 4, address)
+        with pytest.raises(Invalid, match="gateway"):
+            await a.cluster.grow(made, 4, ip_address("10.1.0.1"))
+        with pytest.raises(Invalid, match=r"10\.1\.0\.0/16"):
+            await a.cluster.grow(made, 4, ip_address("10.99.0.1"))
         assert not a.cluster.holdings(made.id).singles
