@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from netd import names
 from netd.errors import Invalid
-from netd.model import Endpoint, GatewayMode, IPAddress, Network, PortMapping
+from netd.model import ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
 from netd.objects import Atom, Element
 from netd.ruleset import TEXT as RULESET
 from netd.ruleset import VERSION
@@ -81,6 +81,7 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "closed"): SetType(("family",)),
         ("bridge", "ports"): SetType(("ifname",)),
         ("bridge", "macs"): SetType(("ifname", "mac")),
+        ("bridge", "routers"): SetType(("ifname",)),
         ("bridge", "bind4"): SetType(("ifname", "mac", "ipv4")),
         ("bridge", "bind6"): SetType(("ifname", "mac", "ipv6")),
         ("bridge", "target6"): SetType(("ifname", "mac", "target6")),
@@ -112,6 +113,8 @@ def endpoint(net: Network, endpoint: Endpoint) -> Iterator[Element]:
     bridge, port, mac = names.bridge_name(net), names.host_ifname(endpoint), endpoint.mac
     yield Element("bridge", "ports", (port,))
     yield Element("bridge", "macs", (port, mac))
+    if endpoint.options.get(ROUTER) == "yes":
+        yield Element("bridge", "routers", (port,))
     for family in net.families:
         own = [interface.ip for interface in endpoint.of_family(family)]
         if not net.internal and net.icc:

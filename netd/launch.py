@@ -49,6 +49,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     ifname: str = ""
     gw_priority: int = 0
     routes: tuple[str, ...] = ()
+    options: Mapping[str, str] = {}
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +146,7 @@ def want(attachment: Attachment) -> Want:
         ifname=names.check_ifname(attachment.ifname) if attachment.ifname else "",
         gateway_priority=attachment.gw_priority,
         routes=tuple(map(_route, attachment.routes)),
+        options=dict(attachment.options),
     )
 
 

@@ -93,6 +93,7 @@ table bridge netd {
     set version { type ifname; }
     set ports { type ifname; }                                    # every endpoint's host side
     set macs { type ifname . ether_addr; }
+    set routers { type ifname; }                                  # of containers that route for others
     set bind4 { type ifname . ether_addr . ipv4_addr; }
     set bind6 { type ifname . ether_addr . ipv6_addr; }
     # The same as bind6, as the bare 128 bits of a neighbour discovery target: nft has no name for
@@ -283,6 +284,8 @@ table bridge netd {
         udp dport 68 drop                       # DHCP answers, from whatever port
         igmp type membership-query drop         # a false querier prunes the neighbours' multicast
         iifname . ether saddr . ip saddr @bind4 accept
+        # A router speaks for others, but with its own MAC, and never in ARP.
+        iifname @routers accept
         drop
     }
 
@@ -301,6 +304,7 @@ table bridge netd {
         udp dport 546 drop                      # DHCPv6 answers
         icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @target6 drop
         iifname . ether saddr . ip6 saddr @bind6 accept
+        ip6 saddr != { ::, fe80::/10 } iifname @routers accept
         # From the unspecified address come duplicate address detection, for an address that is its
         # own, and listener reports before that has ended (RFC 3590).
         ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @target6 accept

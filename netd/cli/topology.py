@@ -228,7 +228,7 @@ def exec_(topology: str, service: str, command: Sequence[str]) -> int:
     import sys
 
     words = command[1:] if command[0] == "--" else command
-    project = named(topology, "", image=("*=host",), profile=("*",), lenient=True)
+    project = _project_of(topology)
     container = container_of(_there(project), project, service)
     from netd.api import netd_pb2 as pb
     from netd.cli import attach
@@ -249,7 +249,7 @@ def logs(topology: str, services: Sequence[str], tail: int | None) -> None:
     """Print what the containers of TOPOLOGY have written, in the order of time, each line with its writer."""
     from netd.cli import terminal
 
-    project = named(topology, "", image=("*=host",), profile=("*",), lenient=True)
+    project = _project_of(topology)
     found = _there(project)
     chosen = [container_of(found, project, each) for each in services] or list(found.containers.values())
     client = connected()
@@ -350,6 +350,68 @@ def graph(file: str, kind: str | None, output: str | None, offline: bool, **opti
         click.echo(draw(drawn), nl=False)
     else:
         Path(output).write_text(draw(drawn))
+
+
+@topology.command(short_help="Make a link lose packets.")
+@click.argument("topology")
+@click.argument("service")
+@click.argument("network")
+@click.option("--loss", metavar="P%", help="The share that is lost, each way.  [default: what the file says]")
+@socket_option
+def netem(topology: str, service: str, network: str, loss: str | None) -> None:
+    """Change what the link of SERVICE to NETWORK does to packets, while it is up.
+
+    NETWORK is its key in the file, or the interface. Without --loss the file's word counts again.
+    """
+    from netd.topology.links import share
+
+    _set_loss(topology, service, network, None if loss is None else share(loss, "--loss"))
+
+
+@topology.group(short_help="Cut and mend links.")
+@socket_option
+def link() -> None:
+    """Cut and mend links: every packet is lost, or only what the file says."""
+
+
+@link.command("down", short_help="Cut a link.")
+@click.argument("topology")
+@click.argument("service")
+@click.argument("network")
+@socket_option
+def link_down(topology: str, service: str, network: str) -> None:
+    """Let no packet pass between SERVICE and NETWORK, in either direction."""
+    _set_loss(topology, service, network, 100.0)
+
+
+@link.command("up", short_help="Mend a link.")
+@click.argument("topology")
+@click.argument("service")
+@click.argument("network")
+@socket_option
+def link_up(topology: str, service: str, network: str) -> None:
+    """Let packets pass again, as the file says."""
+    _set_loss(topology, service, network, None)
+
+
+def _set_loss(topology: str, service: str, network: str, percent: float | None) -> None:
+    """Let a link lose so many percent; None for what its file says."""
+    project = _project_of(topology)
+    container = container_of(_there(project), project, service)
+    from netd.topology.links import LOSS
+    from netd.topology.namespaces import lose
+
+    for each in container.endpoints:
+        if network in (each.network, each.network.removeprefix(f"{project}_"), each.ifname):
+            lose(container, each.ifname, float(each.options.get(LOSS, 0)) if percent is None else percent)
+            return
+    known = ", ".join(each.network.removeprefix(f"{project}_") for each in container.endpoints) or "none"
+    raise NotFound(f"container {container.name!r} is not in network {network!r}; it is in: {known}")
+
+
+def _project_of(topology: str) -> str:
+    """The name of a project whose file need not be understood in full."""
+    return named(topology, "", image=("*=host",), profile=("*",), lenient=True)
 
 
 @topology.command(short_help="Print the JSON schema of topology files.")

@@ -19,7 +19,7 @@ from typing import TypeVar
 from netd.api import netd_pb2 as pb
 from netd.api.client import Client
 from netd.errors import Invalid, NetdError, NotFound
-from netd.kernel import netns
+from netd.kernel import inner
 from netd.model import IPAddress
 from netd.topology import probe, values
 from netd.topology.compose import Check, Ping
@@ -276,11 +276,7 @@ class Reachability:
         if not container.netns:
             return work()
 
-        def body() -> T:
-            netns.enter(netns.identify(container.netns, container.name))
-            return work()
-
-        return netns.blocking(body, "check")
+        return inner.inside(container.netns, container.name, work)
 
 
 def _together(answers: Iterable[Answer]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from netd.api import netd_pb2 as pb
+from netd.topology.links import LOSS, TO
 from netd.topology.project import Project
 from netd.topology.services import IDLE, Container
 
@@ -129,4 +130,11 @@ def _wires(container: Container, running: pb.Container | None, keys: Mapping[str
             network=keys[wanted.network],
             ifname=found.ifname if found else wanted.ifname,
             addresses=tuple(filter(None, addresses)),
+            impairment=_impairment(found.options if found else wanted.options),
         )
+
+
+def _impairment(options: Mapping[str, str]) -> str:
+    rate, loss = options.get(TO, ""), options.get(LOSS, "")
+    parts = [f"{int(rate) / 1e6:g} Mbit/s" if rate.isdecimal() else "", f"{loss} % lost" if loss else ""]
+    return ", ".join(filter(None, parts))

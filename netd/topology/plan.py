@@ -186,6 +186,7 @@ def _fits(endpoint: pb.Endpoint, wanted: pb.Attachment) -> bool:
         and wanted.ifname in ("", endpoint.ifname)
         and wanted.gw_priority == endpoint.gw_priority
         and {*wanted.aliases} == {*endpoint.aliases}
+        and dict(wanted.options) == dict(endpoint.options)
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from netd.errors import Invalid
+from netd.errors import Invalid, NetdError, Unsupported
 from netd.topology import values, yaml12
 from netd.topology.compose import (
     Check,
@@ -169,13 +169,13 @@ def read(
             read=file,
             state_dir=state_dir,
         )
-    except Invalid as error:
+    except (Invalid, Unsupported) as error:
         raise _named(name, error) from None
 
 
-def _named(name: str, error: Invalid) -> Invalid:
+def _named(name: str, error: NetdError) -> NetdError:
     text = str(error)
-    return error if text.startswith(f"{name}: ") else Invalid(f"{name}: {text}")
+    return error if text.startswith(f"{name}: ") else type(error)(f"{name}: {text}")
 
 
 def _title(name: str, directory: PurePosixPath) -> str:
@@ -205,18 +205,8 @@ def _unimplemented(file: File) -> Iterator[str]:
         for n, volume in enumerate(each.volumes):
             if isinstance(volume, VolumeFile) and volume.bind and volume.bind.create_host_path:
                 yield f"{path}.volumes[{n}].bind.create_host_path"
-        if each.x_netd and each.x_netd.forward:
-            yield f"{path}.x-netd.forward"
-        if each.x_netd and each.x_netd.routes:
-            yield f"{path}.x-netd.routes"
         if each.x_netd and each.x_netd.host:
             yield f"{path}.x-netd.host"
-        for name, entry in attachments_of(each).items():
-            if entry.x_netd and entry.x_netd.netem:
-                yield f"{path}.networks.{name}.x-netd.netem"
-    for key, network_file in file.networks.items():
-        if network_file and network_file.x_netd and network_file.x_netd.netem:
-            yield f"networks.{key}.x-netd.netem"
     for what in ("links", "hosts", "capture"):
         if getattr(file.x_netd, what):
             yield f"x-netd.{what}"
@@ -254,6 +244,8 @@ def _project(
         images=images,
         variables=variables,
         read=read,
+        services=chosen,
+        impairments={key: each.x_netd.netem for key, each in file.networks.items() if each and each.x_netd},
     )
     services = {key: service(key, each, around) for key, each in chosen.items()}
     ordered = {key: services[key] for key in _ordered(services, file)}

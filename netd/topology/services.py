@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import PurePosixPath
+
+import msgspec
 
 from netd import names
 from netd.api import netd_pb2 as pb
 from netd.errors import Invalid
-from netd.topology import values
-from netd.topology.compose import AttachmentFile, Dependency, Healthcheck, Service
+from netd.model import ROUTER
+from netd.topology import links, values
+from netd.topology.compose import AttachmentFile, Dependency, Forward, Healthcheck, Netem, Service
 from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL, ProjectNetwork
 
 SERVICE_LABEL = "netd.topology.service"
@@ -71,7 +75,10 @@ class ProjectService:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a service is read in: the project, its networks by key, and how to find what it names."""
+    """What a service is read in: the project, its networks by key, and how to find what it names.
+
+    `services` are all of the file, `impairments` what a network says for all its attachments.
+    """
 
     project: str
     directory: PurePosixPath
@@ -80,6 +87,8 @@ class Surroundings:
     images: Mapping[str, str]
     variables: Mapping[str, str]
     read: Callable[[PurePosixPath], str]
+    services: Mapping[str, Service]
+    impairments: Mapping[str, Netem | None]
 
     def absolute(self, path: str) -> str:
         """`path` as seen from the file's directory, without `..`."""
@@ -97,6 +106,8 @@ def service(key: str, file: Service, around: Surroundings) -> ProjectService:
     path = f"services.{key}"
     names.check_name("service", key)
     count = _count(file, path)
+    if file.x_netd and file.x_netd.forward:
+        links.passes(file.x_netd.forward, attachments_of(file), f"{path}.x-netd.forward")
     request = _request(file, around, path)
     request.networks.extend(_attachments(key, file, around, path))
     ports = values.ports(file.ports, f"{path}.ports")
@@ -104,10 +115,11 @@ def service(key: str, file: Service, around: Surroundings) -> ProjectService:
         raise Invalid(f"{path}.ports: nothing can be published with network_mode {file.network_mode!r}")
     if file.container_name and count > 1:
         raise Invalid(f"{path}.container_name: {file.container_name!r} cannot name {count} containers")
+    forward = file.x_netd.forward if file.x_netd else None
     containers = []
     for number in range(1, count + 1):
         name = file.container_name or f"{around.project}-{key}-{number}"
-        containers.append(_container(key, number, name, request, ports, around.project))
+        containers.append(_container(key, number, name, request, ports, around.project, forward))
     if count > 1:
         _check_replicable(file, ports, path)
     return ProjectService(
@@ -140,7 +152,13 @@ def _check_replicable(file: Service, ports: tuple[values.Port, ...], path: str) 
 
 
 def _container(
-    key: str, number: int, name: str, base: pb.RunRequest, ports: tuple[values.Port, ...], project: str
+    key: str,
+    number: int,
+    name: str,
+    base: pb.RunRequest,
+    ports: tuple[values.Port, ...],
+    project: str,
+    forward: Forward | None,
 ) -> Container:
     request = pb.RunRequest()
     request.CopyFrom(base)
@@ -151,7 +169,8 @@ def _container(
     for each in base.networks:
         if each.network in names.NO_NETWORKS or each.routes:
             digested.networks.add(network=each.network, routes=each.routes)
-    digest = names.digest(digested.SerializeToString(deterministic=True).hex(), 16)
+    content = digested.SerializeToString(deterministic=True) + msgspec.json.encode(forward)
+    digest = names.digest(content.hex(), 16)
     request.name = names.check_name("container", name)
     request.publish.extend(port.spec for port in ports)
     request.labels.update(
@@ -258,11 +277,69 @@ def _attachments(key: str, file: Service, around: Surroundings, path: str) -> li
                 aliases=dict.fromkeys([key, *entry.aliases]),
                 ifname=entry.interface_name,
                 gw_priority=entry.gw_priority,
+                options=_link_options(file, name, entry, around, where),
             )
         )
+    _add_routes(made, list(wanted), file, around, path)
     if file.mac_address and not any(each.mac for each in made):
         made[0].mac = file.mac_address
     return made
+
+
+def _link_options(
+    file: Service, name: str, entry: AttachmentFile, around: Surroundings, path: str
+) -> dict[str, str]:
+    own = entry.x_netd.netem if entry.x_netd else None
+    found = links.options(own or around.impairments.get(name), f"{path}.x-netd.netem")
+    if routes_for_others(file):
+        found[ROUTER] = "yes"
+    return found
+
+
+def routes_for_others(file: Service) -> bool:
+    """Whether a service is a router: it says so, or turns forwarding on as Compose files do."""
+    if file.x_netd and file.x_netd.forward:
+        return True
+    return values.plain(file.sysctls, "sysctls").get("net.ipv4.ip_forward") == "1"
+
+
+def _add_routes(
+    made: list[pb.Attachment], keys: list[str], file: Service, around: Surroundings, path: str
+) -> None:
+    """Put every route where its gateway is."""
+    for n, text in enumerate(file.x_netd.routes if file.x_netd else ()):
+        where = f"{path}.x-netd.routes[{n}]"
+        destination, given, via = text.partition(" via ")
+        try:
+            family = ip_network(destination.strip()).version
+        except ValueError as error:
+            raise Invalid(f"{where}: {error}") from None
+        if not given:
+            raise Invalid(f"{where}: {text!r} must have the form NETWORK via SERVICE or NETWORK via ADDRESS")
+        key, gateway = _gateway(via.strip(), family, keys, around, where)
+        made[keys.index(key)].routes.append(f"{destination.strip()} via {gateway}")
+
+
+def _gateway(via: str, family: int, keys: list[str], around: Surroundings, where: str) -> tuple[str, str]:
+    """The network, by key, and the address that `via` stands for."""
+    if via not in around.services:
+        try:
+            address = ip_address(via)
+        except ValueError:
+            raise values.unknown("service", via, around.services, where) from None
+        for key in keys:
+            if any(address in ip_network(subnet) for subnet in around.networks[key].subnets):
+                return key, via
+        raise Invalid(f"{where}: {via} lies in no subnet that the file gives to this service's networks")
+    theirs = attachments_of(around.services[via])
+    for key in keys:
+        entry = theirs.get(key)
+        fixed = (entry.ipv4_address if family == 4 else entry.ipv6_address) if entry else ""
+        if fixed:
+            return key, fixed
+    raise Invalid(
+        f"{where}: {via!r} needs a fixed IPv{family} address in a network that both have: give it one"
+    )
 
 
 def attachments_of(file: Service) -> dict[str, AttachmentFile]:

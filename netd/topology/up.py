@@ -18,9 +18,10 @@ from netd.api import netd_pb2 as pb
 from netd.api.client import Client
 from netd.errors import NetdError, NotFound, Unavailable
 from netd.topology.health import last_words, wait_until_healthy
+from netd.topology.namespaces import furnish
 from netd.topology.plan import Existing, Plan, Start, existing, plan, removal
 from netd.topology.project import Project
-from netd.topology.services import GRACE_LABEL, ProjectService
+from netd.topology.services import GRACE_LABEL, SERVICE_LABEL, ProjectService
 
 PARALLEL = 32
 """How many requests are under way at once."""
@@ -202,6 +203,8 @@ class _Work:
         for name, wanted in pairs:
             self._client.attach_network(name, wanted)
             self._tell(f"connected container {name} to {wanted.network}")
+        present = self._client.container(pairs[0][0])
+        self._furnish(present, present.labels[SERVICE_LABEL], fresh=False)
 
     # --- services -----------------------------------------------------------------------------------
 
@@ -295,12 +298,17 @@ class _Work:
             if step.replaces:
                 take_down(self._client, self._client.container(name))
                 self._gone.append(name)
-            for _ in self._client.run([pb.StreamInput(run=step.container.request)]):
-                pass
+            outputs = list(self._client.run([pb.StreamInput(run=step.container.request)]))
             if step.replaces:
                 self._gone.remove(name)
             (self._replaced if step.replaces else self._made).append(name)
+            self._furnish(outputs[0].started, step.container.service, fresh=True)
         self._tell(f"{'replaced' if step.replaces else 'started'} container {name}")
+
+    def _furnish(self, container: pb.Container, service: str, *, fresh: bool) -> None:
+        extra = self._project.services[service].file.x_netd
+        keys = {net.name: key for key, net in self._project.networks.items()}
+        furnish(container, extra.forward if extra else None, keys, fresh=fresh)
 
     def _until_healthy(self, name: str, service: ProjectService) -> None:
         assert service.health is not None

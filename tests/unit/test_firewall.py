@@ -93,6 +93,14 @@ def test_an_endpoint_may_be_itself_and_its_link_local_address() -> None:
     ]
 
 
+def test_only_a_router_may_send_packets_of_others() -> None:
+    def sets(option: str) -> list[str]:
+        return [each.set for each in firewall.endpoint(NET, replace(WEB, options={"router": option}))]
+
+    assert sets("yes").count("routers") == 1
+    assert "routers" not in sets("no")
+
+
 def test_without_ipv6_not_even_the_link_local_address_is_bound() -> None:
     net = replace(NET, subnets=NET.subnets[:1])
     endpoint = replace(WEB, addresses=WEB.addresses[:1])

@@ -60,13 +60,16 @@ PLANNING = FLOORS[3]
 
 CLIENTS: dict[str, set[str]] = {
     "api.client": VALUES | {"api.generated"},
-    "topology": VALUES | {"api.client", "api.generated"},
+    "topology": VALUES | {"api.client", "api.generated", "topology.namespaces"},
+    "topology.namespaces": VALUES | {"api.generated", "kernel", "topology"},
     "topology.check": VALUES | {"api.client", "api.generated", "kernel", "topology"},
     "capture": VALUES,
     "testing": VALUES | {"api.client", "api.generated", "capture", "kernel", "topology"},
     "cli": VALUES | {"api.client", "api.generated", "capture"},
     "cli.daemon": VALUES | {"app", "cli"},
-    "cli.topology": VALUES | {"api.client", "api.generated", "cli", "topology", "topology.check"},
+    "cli.topology": VALUES
+    | {"api.client", "api.generated", "cli", "topology", "topology.check"}
+    | {"topology.namespaces"},
 }
 """What runs in other processes than the daemon, and the few rooms that it may import."""
 
