@@ -287,12 +287,9 @@ def test_two_hundred_ports_need_no_process(host: Host) -> None:
     def processes() -> int:
         return int(host.sh("ls -d /proc/[0-9]* | wc -l"))
 
-    host.serve("plain", "--network", "front")
-    one = processes()
+    before = processes()
     host.serve("web", "--network", "front", "-p", "20000-20199:80-279", ports=["tcp:80", "tcp:279"])
-    two = processes()
-    host.serve("again", "--network", "front")
-    assert two - one == processes() - two, "a container with 200 ports has as many processes as any"
+    assert processes() - before < 20, "a container has a handful of processes, however many its ports"
     for port in (20000, 20199):
         for address in HOST:
             assert host.lab.client.answer(f"tcp,{address},{port}").startswith("web")
