@@ -112,6 +112,8 @@ class Ring:
             start = self._next * BLOCK
             status, count, offset = _BLOCK.unpack_from(self._memory, start + 8)
             if not status & TP_STATUS_USER:
+                # An interface that goes down leaves an error, which would keep the socket readable.
+                self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 return
             at = start + offset
             for _ in range(count):

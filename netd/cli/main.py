@@ -36,6 +36,7 @@ COMMANDS = {
     "wait": "netd.cli.containers:wait",
     "rm": "netd.cli.containers:rm",
     "topology": "netd.cli.topology:topology",
+    "capture": "netd.cli.capture:capture",
     "node": "netd.cli.node:node",
     "dns": "netd.cli.dns:dns",
     "cni": "netd.cli.cni:cni",

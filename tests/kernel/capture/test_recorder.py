@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -76,6 +77,9 @@ async def test_an_interface_that_is_down_has_nothing_under_way(sh: Shell) -> Non
     recorder = Recorder([point("one")], lambda frame: None)
     sh("ip link set one down")
     await asyncio.to_thread(recorder.drain)
+    before = time.process_time()
+    await asyncio.sleep(0.3)
+    assert time.process_time() - before < 0.1, "nor does anybody spin"
     recorder.close()
 
 

@@ -1,0 +1,121 @@
+"""`netd capture`: packets of containers, networks and the host, as pcapng or a line each."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from netd.cli.options import connected, container_names, socket_option
+from netd.errors import Invalid
+
+if TYPE_CHECKING:
+    from netd.capture.ring import Frame
+
+
+@click.command(short_help="Record packets of containers and networks.")
+@click.argument("targets", metavar="TARGET[,TARGET...]", shell_complete=container_names)
+@click.argument("filter", nargs=-1, metavar="[FILTER...]")
+@click.option("--write", "-w", "output", metavar="FILE", help="Write pcapng to FILE, or to stdout for '-'.")
+@click.option("--count", "-c", type=click.IntRange(min=1), metavar="N", help="End after N packets.")
+@socket_option
+def capture(targets: str, filter: Sequence[str], output: str | None, count: int | None) -> None:
+    """Record packets until Ctrl-C, and say at the end how many there were and how many were lost.
+
+    TARGET is an interface of a container ("web:eth0"), all of them ("web"), the bridge of a network
+    ("network:front") or an interface of the host ("host:eth0"). FILTER is of tcpdump's syntax. Without -w
+    one line a packet is printed. Live into Wireshark:
+
+    \b
+        netd capture web -w - | wireshark -k -i -
+    """
+    from netd.capture import points
+    from netd.capture.recorder import Recorder
+
+    client = connected()
+    wanted = [target for target in targets.split(",") if target]
+    with _opened(output) as file:
+        found = points.listening(points.beside(client.path), wanted)
+        names = [point.name for point in found]
+        written = _Output(file, names, count or 0)
+        recorder = Recorder(found, written.frame, " ".join(filter))
+        print(f"recording {', '.join(names)}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        _wait(written.over)
+        seen, lost = recorder.counts(), recorder.close()
+        written.end(seen, lost)
+    counted = f"{written.count} packet{'' if written.count == 1 else 's'} recorded, {sum(lost.values())} lost"
+    print(counted, *(f"{number} at {name}" for name, number in lost.items()), sep="; ", file=sys.stderr)
+    if written.trouble and not isinstance(written.trouble, BrokenPipeError):
+        raise Invalid(f"cannot write {output or 'to standard output'}: {written.trouble.strerror}")
+
+
+class _Output:
+    """Where frames go, on the recorder's thread; `over` is set when there is no more to do."""
+
+    def __init__(self, file: BinaryIO | None, names: Sequence[str], limit: int) -> None:
+        from netd.capture import summary
+        from netd.capture.pcapng import Writer
+
+        self.over = threading.Event()
+        self.trouble: OSError | None = None
+        self.count = 0
+        self._limit = limit
+        self._line = summary.line
+        self._writer = Writer(file, names) if file else None
+
+    def frame(self, frame: Frame) -> None:
+        """Write one frame, unless it is over."""
+        if self.over.is_set():
+            return
+        try:
+            if self._writer:
+                self._writer.write(frame)
+            else:
+                print(self._line(frame), flush=True)
+        except OSError as error:  # a full disk; or whoever watched has seen enough
+            self.trouble = error
+            self.over.set()
+            return
+        self.count += 1
+        if self.count == self._limit:
+            self.over.set()
+
+    def end(self, seen: Mapping[str, int], lost: Mapping[str, int]) -> None:
+        """Write what was counted at each point."""
+        if self._writer and not self.trouble:
+            for name in seen:
+                self._writer.statistics(name, time.time_ns(), seen[name], lost.get(name, 0))
+
+
+def _wait(over: threading.Event) -> None:
+    """Until `over`, Ctrl-C or SIGTERM, which all are good ends."""
+    before = signal.signal(signal.SIGTERM, lambda *_: over.set())
+    try:
+        over.wait()
+    except KeyboardInterrupt:
+        over.set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _opened(output: str | None) -> Iterator[BinaryIO | None]:
+    if output is None:
+        yield None
+    elif output == "-":
+        if sys.stdout.isatty():
+            raise click.UsageError("-w - writes binary data: redirect it, or leave -w out to read along")
+        yield sys.stdout.buffer
+    else:
+        try:
+            file = open(output, "wb")  # noqa: SIM115, PTH123  (closed below)
+        except OSError as error:
+            raise Invalid(f"cannot write {output!r}: {error.strerror}") from error
+        with file:
+            yield file
