@@ -62,14 +62,14 @@ def test_lines_as_they_happen_and_an_end_by_count(pair: Host) -> None:
     assert complaint == "2 packets recorded, 0 lost\n"
 
 
-def test_a_reader_that_leaves_is_no_failure(pair: Host) -> None:
+def test_a_reader_that_leaves_ends_it(pair: Host) -> None:
     process = pair.spawn("sh", "-c", f"{NETD} capture web -w -; echo exit $? >&2", stderr=subprocess.PIPE)
     assert process.stderr is not None
     assert process.stdout is not None
     assert process.stderr.readline().startswith("recording ")
     process.stdout.close()
     ping(pair, 3)
-    assert process.stderr.read().endswith("recorded, 0 lost\nexit 0\n")
+    assert process.stderr.read().endswith("recorded, 0 lost\nexit 141\n")
     process.wait(30)
 
 
