@@ -21,6 +21,9 @@ import time
 
 KNOCKS_PER_CONNECTION = 5  # a SYN is repeated by the kernel, so TCP knocks are rarer than datagrams
 
+LAST_ANSWERS = 0.5
+"""Seconds that are waited for the answers to what was sent last."""
+
 
 class Door:
     """One target and who stands before it."""
@@ -141,6 +144,7 @@ def push(period: str, *targets: str) -> None:
         for door in doors.values():
             door.knock()
         hear(events, began + float(period))
+    hear(events, time.monotonic() + LAST_ANSWERS)
     print(json.dumps({target: [door.knocks, door.answers] for target, door in doors.items()}), flush=True)
 
 
