@@ -4,7 +4,8 @@ Absolute times drift from machine to machine, so what counts is the ratio; a tar
 printed as missed. The rounds of the two alternate, so that a busy minute hurts both.
 
     --rounds N    how often each row is measured (default 5)
-    --rows 4,7    only these rows; 1 to 3 are CNI, see cni.py, 8 is the DNS, see dns.py
+    --rows 4,7    only these rows; 1 to 3 are CNI, see cni.py, 8 is the DNS, see dns.py,
+                  13 whole topologies, see topology.py
     --live 1,200  CNI attachments that there are already (default 1,200,1000)
     --alone       without Docker
 """
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.bench import cni, dns
+from tests.bench import cni, dns, topology
 from tests.bench.rivals import Docker, Netd, Rival, machine, measure
 from tests.e2e.host import Failed, Lab
 
@@ -116,6 +117,8 @@ def main() -> int:
         cni.report(options.rounds, [int(text) for text in options.live.split(",")], options.alone)
     if not wanted or "8" in wanted:
         dns.report(options.rounds, options.alone)
+    if not wanted or "13" in wanted:
+        topology.report(min(options.rounds, 3), alone=options.alone)
     if not chosen:
         return 0
     with contextlib.ExitStack() as labs:
