@@ -22,15 +22,19 @@ from netd.model import (
     GatewayMode,
     Netns,
     Network,
+    Node,
     Owner,
     PortMapping,
     Proto,
+    RemoteEndpoint,
     Sandbox,
+    Scope,
     StaticRoute,
     Subnet,
 )
 from netd.objects import KernelObject
 from netd.plan import plan
+from netd.tunnels import Tunnels
 
 FILES = Path(__file__).parent / "compile"
 
@@ -40,10 +44,7 @@ def network(name: str, *cidrs: str, **policy: object) -> Network:
     return Network(
         id=names.digest(name, 32),
         name=name,
-        driver="bridge",
-        subnets=subnets,
-        mtu=1500,
-        **policy,  # type: ignore[arg-type]
+        **{"driver": "bridge", "subnets": subnets, "mtu": 1500, **policy},  # type: ignore[arg-type]
     )
 
 
@@ -78,7 +79,38 @@ DUAL = network("dual", "10.89.2.0/24", "fd00:2::/64")
 INNER = network("inner", "10.89.3.0/24", "fd00:3::/64", internal=True)
 QUIET = network("quiet", "10.89.4.0/24", "fd00:4::/64", icc=False)
 ROUTED = network("routed", "10.89.5.0/24", "fd00:5::/64", gateway_mode=GatewayMode.ROUTED)
+FABRIC = network(
+    "fabric",
+    "10.89.7.0/24",
+    "fd00:7::/64",
+    driver="overlay",
+    scope=Scope.CLUSTER,
+    vni=4097,
+    mtu=1450,
+    options={"multicast": "on"},
+)
 NAMED = network("named", "10.89.6.0/24", options={"bridge.name": "br-named"})
+
+
+def elsewhere() -> frozenset[KernelObject]:
+    """Two further nodes, one of them with an endpoint in `fabric`."""
+    tunnels = Tunnels(Node(name="h1", address=ip_address("192.0.2.1")), 4789)
+    tunnels.set_network(FABRIC)
+    tunnels.set_node(Node(name="h2", address=ip_address("192.0.2.2")))
+    tunnels.set_node(Node(name="h3", address=ip_address("2001:db8::3")))
+    tunnels.set_remote(
+        RemoteEndpoint(
+            id="db",
+            network=FABRIC.id,
+            node="h2",
+            sandbox="db",
+            name="db",
+            mac="02:42:0a:59:07:09",
+            addresses=(ip_interface("10.89.7.9/24"), ip_interface("fd00:7::9/64")),
+        )
+    )
+    return tunnels.objects()
+
 
 EVERYWHERE = [port(8080, 80), port(5353, 53, proto=Proto.UDP)]
 AT_ADDRESSES = [
@@ -101,6 +133,7 @@ CASES: dict[str, Callable[[Netns], frozenset[KernelObject]]] = {
     "routed": lambda ns: compile.network(ROUTED) | container(ns, [(ROUTED, {})], EVERYWHERE + AT_ADDRESSES),
     "ports": lambda ns: compile.network(DUAL) | container(ns, [(DUAL, {})], EVERYWHERE + AT_ADDRESSES),
     "bridge-name": lambda ns: compile.network(NAMED) | container(ns, [(NAMED, {})]),
+    "overlay": lambda ns: elsewhere() | compile.network(FABRIC) | container(ns, [(FABRIC, {})], EVERYWHERE),
     "static-routes": lambda ns: compile.network(FRONT) | container(ns, [(FRONT, {"routes": ROUTES})]),
     # IPv4 by the higher priority, IPv6 by the only network that has it; ports follow.
     "two-networks": lambda ns: (

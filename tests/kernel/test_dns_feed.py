@@ -9,7 +9,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import dns.asyncquery
@@ -20,7 +21,7 @@ import pytest
 from netd import dns_feed, dns_lookup, dns_process
 from netd.dns_feed import describe
 from netd.errors import AlreadyExists, Unavailable
-from netd.model import Network, Proto
+from netd.model import Network, Proto, RemoteEndpoint
 from netd_dns import control
 from tests.kernel.dnslab import bridge, client, feeding, network, sandbox, server_pid
 
@@ -94,6 +95,66 @@ async def test_a_change_is_in_force_when_the_call_returns(tmp_path: Path) -> Non
             assert str((await ask("web")).answer[0][0]) == f"10.99.1.{number}"
             await feed.sandbox_changed(web, ())
             assert (await ask("web")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_endpoints_of_other_hosts_have_names_too(tmp_path: Path) -> None:
+    far = RemoteEndpoint(
+        id="far",
+        network=FRONT.id,
+        node="h2",
+        sandbox="c" * 64,
+        name="db",
+        hostname="db1",
+        aliases=("*.db",),
+        mac="02:42:00:00:00:09",
+        addresses=(ip_interface("10.99.1.9/24"), ip_interface("fd99:1::9/64")),
+        services=((Proto.TCP, 5432),),
+    )
+    async with feeding(tmp_path, FRONT) as feed:
+        await feed.remotes_changed([far])
+        web = sandbox("web", (FRONT, 2))
+        await feed.start([FRONT], [web])
+        async with client(web[1], [FRONT]) as box:
+            for name in ("db", "db1", "db.front", "x.db", "c" * 12):
+                assert await box.short("@10.99.1.1", name) == ["10.99.1.9"]
+            assert await box.short("@10.99.1.1", "db", "AAAA") == ["fd99:1::9"]
+            assert await box.short("@10.99.1.1", "-x", "10.99.1.9") == ["db.front."]
+            assert await box.short("@10.99.1.1", "_5432._tcp.db", "SRV")
+            await feed.remotes_changed([replace(far, name="", hostname="", aliases=())])
+            assert await box.status("@10.99.1.1", "db") == "NXDOMAIN"
+            assert await box.short("@10.99.1.1", "c" * 12) == ["10.99.1.9"]
+            moved = replace(far, addresses=(ip_interface("10.99.1.10/24"),))
+            await feed.remotes_changed([moved])
+            assert await box.short("@10.99.1.1", "db") == ["10.99.1.10"]
+            pid = server_pid(tmp_path)
+            os.kill(pid, signal.SIGKILL)
+            await eventually("it is back", lambda: server_pid(tmp_path) != pid and feed._link is not None)
+            assert await box.short("@10.99.1.1", "db") == ["10.99.1.10"]
+            await feed.remotes_changed([], [moved])
+            assert await box.status("@10.99.1.1", "db") == "NXDOMAIN"
+
+
+async def test_a_remote_endpoint_has_a_name_once_its_network_is_there(tmp_path: Path) -> None:
+    many = [
+        RemoteEndpoint(
+            id=str(number),
+            network=BACK.id,
+            node="h2",
+            sandbox="s",
+            name=f"c{number}",
+            mac="02:42:00:00:00:09",
+            addresses=(ip_interface(f"10.99.2.{number}/24"),),
+        )
+        for number in range(2, 250)
+    ]
+    async with feeding(tmp_path, FRONT) as feed, bridge(BACK):
+        await feed.start([FRONT], [])
+        await feed.remotes_changed(many)
+        await feed.network_added(BACK)
+        await feed.remotes_changed(many)
+        answer = await ask("c249", "10.99.2.1")
+        assert str(answer.answer[0][0]) == "10.99.2.249"
+        await feed.network_removed(BACK)
 
 
 async def test_networks_come_and_go(tmp_path: Path) -> None:

@@ -12,12 +12,26 @@ import pytest
 
 from netd.kernel import links, monitor
 from netd.kernel.host import HostKernel
-from netd.kernel.ports import Drift
-from netd.objects import Add, Address, Bridge, Element, Remove, Route, Veth
+from netd.kernel.ports import Drift, Uplink
+from netd.objects import Add, Address, Bridge, Element, Remote, Remove, Route, Veth, Vxlan
 
 Shell = Callable[[str], str]
 BRIDGE = Bridge("nd-front", "netd:front", "", "02:42:00:00:00:01", 1500)
 GATEWAY = Address("nd-front", IPv4Interface("10.89.0.1/24"))
+TUNNEL = Vxlan(
+    "vx-front",
+    "netd:vxlan@front",
+    "",
+    4097,
+    IPv4Address("198.51.100.1"),
+    4789,
+    "02:42:00:00:00:02",
+    1450,
+    "nd-front",
+)
+REMOTE = Remote(
+    "nd-front", "vx-front", "02:42:00:00:00:07", (IPv4Address("10.89.0.7"),), IPv4Address("192.0.2.2")
+)
 ROUTE = Route(IPv4Network("192.0.2.0/24"), "nd-front", IPv4Address("10.89.0.9"))
 
 
@@ -85,6 +99,59 @@ async def test_damage_is_heard(host_kernel: HostKernel, sh: Shell, command: str,
         sh(command)
         assert heard in await ear.until_now()
         sh("ip link del br9 2>/dev/null || ip link del nd-front 2>/dev/null || true")
+
+
+@asynccontextmanager
+async def tunnelled(kernel: HostKernel, sh: Shell) -> AsyncGenerator[Ear, None]:
+    """A host on an underlay, with a tunnel and a remote endpoint."""
+    sh("ip link add under type veth peer other; ip link set under up; ip addr add 198.51.100.1/24 dev under")
+    assert await kernel.underlay(IPv4Address("198.51.100.1")) == Uplink("under", 1500)
+    async with listening(kernel, sh) as ear:
+        await kernel.apply([Add(TUNNEL), Add(REMOTE)])
+        await ear.until_now()
+        yield ear
+        await kernel.apply([Remove(TUNNEL)])
+    sh("ip link del under")
+
+
+@pytest.mark.parametrize(
+    ("command", "heard"),
+    [
+        ("ip neigh del 10.89.0.7 dev nd-front", Drift("neighbour", "nd-front")),
+        ("bridge fdb del 02:42:00:00:00:07 dev vx-front master", Drift("neighbour", "vx-front")),
+        ("bridge fdb del 02:42:00:00:00:07 dev vx-front self", Drift("neighbour", "vx-front")),
+        ("ip link set under mtu 1400", Drift("underlay")),
+        ("ip link set under down", Drift("underlay")),
+        ("ip addr del 198.51.100.1/24 dev under", Drift("underlay")),
+        ("ip link del vx-front", Drift("link", "vx-front")),
+    ],
+)
+async def test_damage_to_tunnels_is_heard(
+    host_kernel: HostKernel, sh: Shell, command: str, heard: Drift
+) -> None:
+    async with tunnelled(host_kernel, sh) as ear:
+        sh(command)
+        assert heard in await ear.until_now()
+
+
+async def test_an_underlay_that_comes_back_by_another_interface_is_heard(
+    host_kernel: HostKernel, sh: Shell
+) -> None:
+    async with tunnelled(host_kernel, sh) as ear:
+        sh("ip addr del 198.51.100.1/24 dev under")
+        assert await host_kernel.underlay(IPv4Address("198.51.100.1")) is None
+        await ear.until_now()
+        sh("ip addr add 198.51.100.1/24 dev other")
+        assert Drift("underlay") in await ear.until_now()
+        assert await host_kernel.underlay(IPv4Address("198.51.100.1")) == Uplink("other", 1500)
+
+
+async def test_neighbours_of_others_are_none_of_our_business(host_kernel: HostKernel, sh: Shell) -> None:
+    async with tunnelled(host_kernel, sh) as ear:
+        for where, address in (("nd-front", "10.89.0.77"), ("under", "198.51.100.77")):
+            sh(f"ip neigh add {address} dev {where} lladdr 02:42:00:00:00:77")
+            sh(f"ip neigh del {address} dev {where}")
+        assert await ear.until_now() == set()
 
 
 async def test_other_peoples_links_addresses_and_routes_are_none_of_our_business(

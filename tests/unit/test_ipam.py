@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from netd import ipam, names
 from netd.errors import AlreadyExists, Exhausted, Invalid
-from netd.ipam import HISTORY, Pool, check_mac, give_back, take
+from netd.ipam import HISTORY, Pool, check_mac, give_back, next_within, take
 from netd.model import IPAddress, Network, Subnet
 
 
@@ -264,3 +264,26 @@ def test_usable_addresses_leave_out_what_has_a_meaning() -> None:
     assert span("10.0.0.7/32") == ("10.0.0.7", "10.0.0.7")
     assert span("fd00::/64") == ("fd00::1", "fd00::ffff:ffff:ffff:ffff")
     assert span("fd00::/127") == ("fd00::", "fd00::1")
+
+
+def test_within_blocks_what_was_never_given_comes_first_then_what_was_free_the_longest() -> None:
+    pools: tuple[Pool, ...] = (pool("10.0.0.0/24"), pool("fd00::/64"))
+    blocks = [ip_network("10.0.0.8/30"), ip_network("10.0.0.0/30"), ip_network("fd00::8/126")]
+    given = []
+    while (address := next_within(pools, 4, blocks, {ip_address("10.0.0.9")})) is not None:
+        pools, _ = take(pools, 4, "someone", address)
+        given.append(str(address))
+    assert given == ["10.0.0.8", "10.0.0.10", "10.0.0.11", "10.0.0.2", "10.0.0.3"], "the gateway is 10.0.0.1"
+    for text in ("10.0.0.3", "10.0.0.8"):
+        pools = give_back(pools, ip_address(text))
+    assert next_within(pools, 4, blocks, ()) == ip_address("10.0.0.9"), "never given"
+    assert next_within(pools, 4, blocks[:1], {ip_address("10.0.0.9")}) == ip_address("10.0.0.8")
+    assert next_within(pools, 4, blocks, {ip_address("10.0.0.9")}) == ip_address("10.0.0.3")
+    assert next_within(pools, 6, blocks, ()) == ip_address("fd00::8")
+    assert next_within(pools, 4, blocks[2:], ()) is None
+
+
+def test_blocks_never_reach_beyond_the_range() -> None:
+    pools = (pool("10.0.0.0/24", range="10.0.0.128/25"),)
+    assert next_within(pools, 4, [ip_network("10.0.0.0/25")], ()) is None
+    assert next_within(pools, 4, [ip_network("10.0.0.0/24")], ()) == ip_address("10.0.0.128")

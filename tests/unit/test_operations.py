@@ -94,3 +94,24 @@ def test_all_of_it_happens_inside_the_gate() -> None:
         assert order == ["alone", "work"]
 
     asyncio.run(story())
+
+
+def test_what_comes_afterwards_is_outside_of_the_gate_and_before_the_answer() -> None:
+    gate, told = Gate(), []
+
+    async def announce() -> None:
+        async with asyncio.timeout(1), gate.alone():
+            told.append("announced")
+
+    async def refuse() -> None:
+        raise NotFound("no")
+
+    async def story() -> None:
+        operations = Operations(gate, announce)
+        await operations.through(asyncio.sleep(0), "nothing")
+        assert told == ["announced"]
+        with pytest.raises(NotFound):
+            await operations.through(refuse(), "refuse")
+        assert told == ["announced"]
+
+    asyncio.run(story())

@@ -15,7 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd import compile, firewall, names
-from netd.model import Endpoint, GatewayMode, Netns, Network, Owner, PortMapping, Proto, Sandbox, Subnet
+from netd.model import (
+    Endpoint,
+    GatewayMode,
+    Netns,
+    Network,
+    Node,
+    Owner,
+    PortMapping,
+    Proto,
+    RemoteEndpoint,
+    Sandbox,
+    Scope,
+    Subnet,
+)
 from netd.objects import (
     Add,
     Address,
@@ -23,15 +36,20 @@ from netd.objects import (
     BridgePort,
     Change,
     Element,
+    Flood,
+    HostLink,
     KernelObject,
     Op,
+    Remote,
     Remove,
     Route,
     Sysctl,
     Up,
     Veth,
+    Vxlan,
 )
 from netd.plan import plan, undo
+from netd.tunnels import Tunnels
 
 State = frozenset[KernelObject]
 
@@ -42,7 +60,7 @@ NETWORKS = {
     name: Network(
         id=names.digest(name, 32),
         name=name,
-        driver="bridge",
+        driver="overlay" if "vni" in policy else "bridge",
         subnets=tuple(Subnet(cidr=cidr, gateway=cidr[1]) for cidr in map(ip_network, cidrs)),
         mtu=1500,
         **policy,
@@ -52,6 +70,7 @@ NETWORKS = {
         ("back", ("10.89.2.0/24",), {"icc": False}),
         ("inner", ("10.89.3.0/24", "fd00:3::/64"), {"internal": True}),
         ("routed", ("10.89.4.0/24",), {"gateway_mode": GatewayMode.ROUTED}),
+        ("far", ("10.89.5.0/24", "fd00:5::/64"), {"scope": Scope.CLUSTER, "vni": 4097}),
     )
 }
 BY_ID = {net.id: net for net in NETWORKS.values()}
@@ -96,6 +115,8 @@ def hosts(draw: st.DrawFn) -> State:
     state: set[KernelObject] = set()
     for name in present:
         state |= compile.network(NETWORKS[name])
+    if "far" in present:
+        state |= draw(elsewhere())
     numbers = draw(st.permutations([2, 3, 4]))
     free = list(PORTS)
     for name, number in zip(("web", "db", "api"), numbers, strict=True):
@@ -106,6 +127,27 @@ def hosts(draw: st.DrawFn) -> State:
             # The same life has the same address on both hosts.
             state |= container(name, 10 * draw(st.integers(0, 1)) + number, joined, number, ports)
     return frozenset(state)
+
+
+@st.composite
+def elsewhere(draw: st.DrawFn) -> State:
+    """What leads to the other hosts of the network `far`, which may come back with another address."""
+    net = replace(NETWORKS["far"], options={"multicast": draw(st.sampled_from(["on", "off"]))})
+    ours, other = (
+        Node(name=name, address=ip_address(draw(st.sampled_from(addresses))))
+        for name, addresses in (("h1", ["192.0.2.1", "2001:db8::1"]), ("h2", ["192.0.2.2", "192.0.2.3"]))
+    )
+    tunnels = Tunnels(ours, 4789)
+    tunnels.set_network(net)
+    tunnels.set_node(other)
+    for number in draw(st.sets(st.integers(20, 23))):
+        addresses = tuple(ip_interface(f"{s.cidr[number]}/{s.cidr.prefixlen}") for s in net.subnets)
+        mac = names.mac_of(str(number))
+        remote = RemoteEndpoint(
+            id=mac, network=net.id, node="h2", sandbox="c", name="c", mac=mac, addresses=addresses
+        )
+        tunnels.set_remote(remote)
+    return tunnels.objects()
 
 
 def damaged(host: st.SearchStrategy[State]) -> st.SearchStrategy[State]:
@@ -133,6 +175,10 @@ def altered(item: KernelObject) -> KernelObject:
             return replace(item, mtu=1400)
         case Veth():
             return replace(item, peer_mac="02:00:00:00:00:99")
+        case Vxlan():
+            return replace(item, sealed=False)
+        case Remote():
+            return replace(item, vtep=None)
         case BridgePort():
             return replace(item, isolated=not item.isolated)
         case Sysctl():
@@ -182,7 +228,7 @@ class Paper:
         del self.objects[item.key]
         gone = links_of(item)
         for key, other in list(self.objects.items()):
-            if gone & needs(other):
+            if gone & needs(other) and not isinstance(other, Vxlan):
                 del self.objects[key]
 
     def _check_support(self, item: KernelObject) -> None:
@@ -194,7 +240,7 @@ class Paper:
 
 
 def links_of(item: KernelObject) -> set[Hashable]:
-    if isinstance(item, Bridge):
+    if isinstance(item, Bridge | Vxlan):
         return {(None, item.name)}
     return {(None, item.name), (item.netns, item.peer)} if isinstance(item, Veth) else set()
 
@@ -203,6 +249,12 @@ def needs(item: KernelObject) -> set[Hashable]:
     match item:
         case BridgePort():
             return {(None, item.name), (None, item.bridge)}
+        case Vxlan():
+            return {(None, item.bridge)}
+        case Remote():
+            return {(None, item.bridge), (None, item.vxlan)}
+        case Flood():
+            return {(None, item.vxlan)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}
         case Sysctl():
@@ -225,6 +277,9 @@ def breaches(state: State) -> list[str]:
                 inner = item.name == names.bridge_name(NETWORKS["inner"])
                 if inner and ("inet", "internal", item.name) not in elements:
                     found.append(f"{item}: not internal")
+            case Vxlan():
+                if not any(element[:2] == ("inet", "vxlan") for element in elements):
+                    found.append(f"{item}: not guarded")
             case Up():
                 veth = next(
                     v for v in state if isinstance(v, Veth) and (v.netns, v.peer) == (item.netns, item.dev)
@@ -286,7 +341,7 @@ def test_undoing_any_beginning_restores_what_was(before: State, after: State) ->
         done = ops[:length]
         kernel = Paper(before)
         kernel.apply(done)
-        bare = any(isinstance(op, Remove) and isinstance(op.object, Bridge | Veth) for op in done)
+        bare = any(isinstance(op, Remove) and isinstance(op.object, HostLink) for op in done)
         for op in undo(done):
             kernel.step(op)
             found = breaches(kernel.state)
@@ -341,6 +396,16 @@ def test_detaching_withdraws_first_and_leaves_what_goes_along_to_the_kernel() ->
 
 def test_a_network_goes_with_one_link() -> None:
     assert kinds(plan((), FRONT)) == ["Remove Bridge", "Remove identify"]
+
+
+def test_what_hangs_on_a_tunnel_is_made_again_with_it_and_leaves_no_half_behind() -> None:
+    bridge = Bridge("nd-far", "netd:far", "", "02:00:00:00:00:01", 1450)
+    vtep = ip_address("192.0.2.2")
+    tunnel = Vxlan("vx-far", "netd:vxlan@far", "", 4097, vtep + 1, 4789, "02:00:00:00:00:02", 1450, "nd-far")
+    remote = Remote("nd-far", "vx-far", "02:00:00:00:00:03", (ip_address("10.5.0.2"),), vtep)
+    flood, moved = Flood("vx-far", vtep), replace(tunnel, local=vtep + 2)
+    ops = plan({bridge, moved, remote, flood}, {bridge, tunnel, remote, flood})
+    assert ops == (Remove(remote), Remove(tunnel), Add(moved), Add(flood), Add(remote))
 
 
 def test_each_pair_is_followed_by_its_place_in_the_bridge() -> None:
