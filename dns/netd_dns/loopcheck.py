@@ -33,10 +33,15 @@ class LoopCheck:
         self._loop = loop
         self._upstreams = upstreams
         self._due: dict[str, float] = {}
+        self._latest: list[Server] | None = None
+        self._quiet = 0.0
         self._sent: dict[bytes, tuple[Server, socket.socket]] = {}
 
     def used(self, servers: list[Server], now: float) -> None:
         """These servers are about to be asked: check those that were not checked lately."""
+        if servers is self._latest and now < self._quiet:
+            return  # nearly always
+        self._latest, self._quiet = servers, now + 1.0
         for server in servers:
             if now >= self._due.get(server.text, float("-inf")):
                 if len(self._due) > 1000:

@@ -73,6 +73,7 @@ class Upstreams:
         self._seen: tuple[int, int, int] | None = None
         self._looked = float("-inf")
         self._servers: dict[str, Server] = {}
+        self._usual: tuple[tuple[str, ...], list[Server]] = ((), [])
         self._shunned: dict[str, float] = {}
         self._looping: dict[str, float] = {}
 
@@ -105,10 +106,12 @@ class Upstreams:
     def ordered(self, servers: tuple[str, ...], now: float) -> list[Server]:
         """In the order given, those that let us wait lately last."""
         shunned = self._shunned
-        if not shunned:
-            return [self._server(server) for server in servers]
-        late = sorted(servers, key=lambda server: shunned.get(server, 0.0) > now)
-        return [self._server(server) for server in late]
+        if shunned:
+            late = sorted(servers, key=lambda server: shunned.get(server, 0.0) > now)
+            return [self._server(server) for server in late]
+        if servers != self._usual[0]:
+            self._usual = servers, [self._server(server) for server in servers]
+        return self._usual[1]
 
     def all_away(self, servers: tuple[str, ...], now: float) -> bool:
         return all(self._shunned.get(server, 0.0) > now for server in servers)

@@ -265,13 +265,14 @@ class Reply(NamedTuple):
         """The answer to `query`, `age` seconds after it came: its id and spelling, TTLs counted down."""
         if len(self.data) > limit:
             return _too_long(query, self)
-        data = bytearray(self.data)
-        data[:2] = query.data[:2]
-        data[12 : query.end] = query.question
-        if age:
-            for at in self.ttls:
-                left = max(int.from_bytes(data[at : at + 4], "big") - age, 0)
-                data[at : at + 4] = left.to_bytes(4, "big")
+        mine = query.data
+        answer = b"".join((mine[:2], self.data[2:12], mine[12 : query.end], self.data[query.end :]))
+        if not age:
+            return answer
+        data = bytearray(answer)
+        for at in self.ttls:
+            left = max(int.from_bytes(data[at : at + 4], "big") - age, 0)
+            data[at : at + 4] = left.to_bytes(4, "big")
         return bytes(data)
 
     def stale(self, query: Query, ttl: int, limit: int) -> bytes:

@@ -273,8 +273,11 @@ class View:
         Every forwarded question comes through here, which is why it is written for speed.
         """
         suffixes = self._suffixes
-        if name in suffixes or any(name in segment.empty for segment in self.segments):
+        if name in suffixes:
             return EMPTY
+        for segment in self.segments:
+            if name in segment.empty:
+                return EMPTY
         if name == wire.ROOT:
             return FOREIGN
         wildcards = [segment.wildcards for segment in self.segments if segment.wildcards]
