@@ -26,6 +26,7 @@ from itertools import chain
 from netd import names
 from netd.errors import AlreadyExists, Exhausted, Invalid
 from netd.model import IPAddress, IPInterface, IPNetwork, Network, Subnet
+from netd.shared import Shared
 
 HISTORY = 1024
 """How many freed addresses a pool remembers."""
@@ -44,7 +45,7 @@ class Pool:
 
     network: str
     subnet: Subnet
-    used: Mapping[IPAddress, str] = field(default_factory=dict)
+    used: Shared[IPAddress, str] = field(default_factory=Shared)
     freed: Mapping[IPAddress, None] = field(default_factory=dict)
     cursor: int = 0
 
@@ -53,7 +54,7 @@ class Pool:
         cls, network: str, subnet: Subnet, used: Mapping[IPAddress, str], freed: Iterable[IPAddress] = ()
     ) -> Pool:
         """A pool from what is known of endpoints and history; addresses outside `subnet` are left out."""
-        own = {address: holder for address, holder in used.items() if address in subnet.cidr}
+        own = Shared({address: holder for address, holder in used.items() if address in subnet.cidr})
         history = {a: None for a in list(freed)[-HISTORY:] if a in subnet.cidr and a not in own}
         pool = cls(network, subnet, own, history, spans(subnet)[0][0])
         return replace(pool, cursor=_never_given(pool))
@@ -134,14 +135,12 @@ def give_back(pools: Sequence[Pool], address: IPAddress) -> tuple[Pool, ...]:
 
 
 def _returned(pool: Pool, address: IPAddress) -> Pool:
-    used = dict(pool.used)  # copied whole and then cut: a copy compares and hashes no address
-    del used[address]
     freed = dict(pool.freed)
     freed[address] = None
     if len(freed) > HISTORY:
         forgotten = next(iter(freed))
         del freed[forgotten]
-    return replace(pool, used=used, freed=freed)
+    return replace(pool, used=pool.used.without(address), freed=freed)
 
 
 def _given(
@@ -151,7 +150,7 @@ def _given(
     freed = pool.freed
     if address in freed:
         freed = {other: None for other in freed if other != address}
-    changed = replace(pool, used={**pool.used, address: holder}, freed=freed)
+    changed = replace(pool, used=pool.used.but(address, holder), freed=freed)
     if int(address) >= pool.cursor:
         changed = replace(changed, cursor=_never_given(changed))
     interface = ip_interface(f"{address}/{pool.subnet.cidr.prefixlen}")

@@ -45,6 +45,9 @@ DEBOUNCE = 0.02
 """Seconds from the first event to the look: one cause often makes several events."""
 QUIET, STEP, PATIENCE = 0.5, 0.1, 30.0
 """Seconds without a change of netd's own before it looks; how often it asks; how long it waits at most."""
+SHARE, LONGEST_QUIET = 10, 3.0
+"""A look grows with the host, so where it takes long it is taken seldom: after a change of netd's own it
+waits ten times as long as the last one took, at most this many seconds."""
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds between attempts to repair what failed: doubled each time, with a jitter of a quarter."""
 INSIDE_AT_ONCE = 8
@@ -92,6 +95,8 @@ class Reconciler:
         self._looking = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._failures = 0
+        self._took = 0.0
+        """Seconds that the last look took."""
 
     # --- when -------------------------------------------------------------------------------------
 
@@ -158,6 +163,7 @@ class Reconciler:
             await self._wait_until_quiet()
             self._looking += 1
             self._asked.clear()
+            began = asyncio.get_running_loop().time()
             try:
                 await self._round()
             except NetdError as error:
@@ -165,6 +171,7 @@ class Reconciler:
                 log.error("could not compare the host with what it should be: %s", error)
             finally:
                 self._looking -= 1
+                self._took = asyncio.get_running_loop().time() - began
 
     async def _wait_until_asked(self) -> None:
         retry = None
@@ -179,7 +186,7 @@ class Reconciler:
     async def _wait_until_quiet(self) -> None:
         await asyncio.sleep(DEBOUNCE)
         for _ in range(round(PATIENCE / STEP)):
-            if self._gate.quiet_for(QUIET):
+            if self._gate.quiet_for(max(QUIET, min(SHARE * self._took, LONGEST_QUIET))):
                 return
             await asyncio.sleep(STEP)
 

@@ -2,7 +2,8 @@
 
 The engine swaps its `view` whole with each commit, so a reader (a listing, the metrics, the DNS)
 takes the reference once and reads at leisure, without a lock and without ever seeing half of a
-change (architecture, law 8). A new view shares with the old one whatever did not change.
+change (architecture, law 8). A new view shares with the old one whatever did not change
+(`netd.shared`), so that the ten-thousandth endpoint costs what the tenth cost.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from netd.errors import Invalid, NotFound
 from netd.model import Endpoint, Network, Sandbox, default_route_of
+from netd.shared import Shared
 from netd.store.base import Attached, Quarantined
 
-V = TypeVar("V")
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -28,14 +29,14 @@ class View:
     the store that made no sense.
     """
 
-    networks: Mapping[str, Network] = field(default_factory=lambda: EMPTY)
-    sandboxes: Mapping[str, Sandbox] = field(default_factory=lambda: EMPTY)
-    endpoints: Mapping[str, Endpoint] = field(default_factory=lambda: EMPTY)
+    networks: Shared[str, Network] = field(default_factory=Shared)
+    sandboxes: Shared[str, Sandbox] = field(default_factory=Shared)
+    endpoints: Shared[str, Endpoint] = field(default_factory=Shared)
     degraded: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     quarantined: tuple[Quarantined, ...] = ()
-    _in_network: Mapping[str, Mapping[str, Endpoint]] = field(default_factory=lambda: EMPTY)
-    _of_sandbox: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=lambda: EMPTY)
-    _network_ids: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    _in_network: Shared[str, Shared[str, Endpoint]] = field(default_factory=Shared)
+    _of_sandbox: Shared[str, tuple[Endpoint, ...]] = field(default_factory=Shared)
+    _network_ids: Shared[str, str] = field(default_factory=Shared)
 
     @classmethod
     def of(
@@ -51,13 +52,13 @@ class View:
             in_network.setdefault(endpoint.network, {})[endpoint.id] = endpoint
         by_id = {network.id: network for network in networks}
         return cls(
-            networks=by_id,
-            sandboxes={each.sandbox.id: each.sandbox for each in attached},
-            endpoints={endpoint.id: endpoint for each in attached for endpoint in each.endpoints},
+            networks=Shared(by_id),
+            sandboxes=Shared({each.sandbox.id: each.sandbox for each in attached}),
+            endpoints=Shared({endpoint.id: endpoint for each in attached for endpoint in each.endpoints}),
             quarantined=quarantined,
-            _in_network=in_network,
-            _of_sandbox={each.sandbox.id: each.endpoints for each in attached},
-            _network_ids={network.name: network.id for network in by_id.values()},
+            _in_network=Shared({id: Shared(endpoints) for id, endpoints in in_network.items()}),
+            _of_sandbox=Shared({each.sandbox.id: each.endpoints for each in attached}),
+            _network_ids=Shared({network.name: network.id for network in by_id.values()}),
         )
 
     def network(self, ref: str) -> Network:
@@ -78,7 +79,7 @@ class View:
 
     def endpoints_in(self, network_id: str) -> tuple[Endpoint, ...]:
         """The endpoints of one network, oldest first."""
-        return tuple(self._in_network.get(network_id, EMPTY).values())
+        return tuple(self._in_network.get(network_id, Shared[str, Endpoint]()).values())
 
     def endpoints_of(self, sandbox_id: str) -> tuple[Endpoint, ...]:
         """The endpoints of one sandbox, in the order its owner asked for them."""
@@ -98,8 +99,8 @@ class View:
         """This view and `network`."""
         return replace(
             self,
-            networks=_with(self.networks, network.id, network),
-            _network_ids=_with(self._network_ids, network.name, network.id),
+            networks=self.networks.but(network.id, network),
+            _network_ids=self._network_ids.but(network.name, network.id),
         )
 
     def without_network(self, network_id: str) -> View:
@@ -107,50 +108,38 @@ class View:
         network = self.networks[network_id]
         return replace(
             self,
-            networks=_without(self.networks, network_id),
-            degraded=_without(self.degraded, network_id),
-            _network_ids=_without(self._network_ids, network.name),
-            _in_network=_without(self._in_network, network_id),
+            networks=self.networks.without(network_id),
+            degraded={id: reason for id, reason in self.degraded.items() if id != network_id},
+            _network_ids=self._network_ids.without(network.name),
+            _in_network=self._in_network.without(network_id),
         )
 
     def with_sandbox(self, sandbox_id: str, new: Attached | None) -> View:
         """This view with exactly `new` for one sandbox; None takes it out with its endpoints."""
-        old = self.endpoints_of(sandbox_id)
-        endpoints, in_network = dict(self.endpoints), dict(self._in_network)
-        for endpoint in old:
-            del endpoints[endpoint.id]
-            in_network[endpoint.network] = _without(in_network[endpoint.network], endpoint.id)
+        after = new.endpoints if new else ()
+        kept = {endpoint.id for endpoint in after}
+        endpoints, in_network = self.endpoints, self._in_network
+        for old in self.endpoints_of(sandbox_id):
+            if old.id not in kept:
+                endpoints = endpoints.without(old.id)
+                in_network = in_network.but(old.network, in_network[old.network].without(old.id))
+        for endpoint in after:
+            endpoints = endpoints.but(endpoint.id, endpoint)
+            others: Shared[str, Endpoint] = in_network.get(endpoint.network) or Shared()
+            in_network = in_network.but(endpoint.network, others.but(endpoint.id, endpoint))
         if new is None:
-            return replace(
-                self,
-                sandboxes=_without(self.sandboxes, sandbox_id),
-                endpoints=endpoints,
-                _in_network=in_network,
-                _of_sandbox=_without(self._of_sandbox, sandbox_id),
-            )
-        for endpoint in new.endpoints:
-            endpoints[endpoint.id] = endpoint
-            in_network[endpoint.network] = _with(
-                in_network.get(endpoint.network, EMPTY), endpoint.id, endpoint
-            )
+            sandboxes, of_sandbox = self.sandboxes.without(sandbox_id), self._of_sandbox.without(sandbox_id)
+        else:
+            sandboxes = self.sandboxes.but(sandbox_id, new.sandbox)
+            of_sandbox = self._of_sandbox.but(sandbox_id, new.endpoints)
         return replace(
             self,
-            sandboxes=_with(self.sandboxes, sandbox_id, new.sandbox),
+            sandboxes=sandboxes,
             endpoints=endpoints,
             _in_network=in_network,
-            _of_sandbox=_with(self._of_sandbox, sandbox_id, new.endpoints),
+            _of_sandbox=of_sandbox,
         )
 
     def with_degraded(self, degraded: Mapping[str, str]) -> View:
         """This view, with exactly these complaints about networks."""
         return replace(self, degraded=degraded)
-
-
-def _with(mapping: Mapping[str, V], key: str, value: V) -> Mapping[str, V]:
-    return {**mapping, key: value}
-
-
-def _without(mapping: Mapping[str, V], key: str) -> Mapping[str, V]:
-    rest = dict(mapping)
-    rest.pop(key, None)
-    return rest

@@ -375,6 +375,7 @@ class Verbs:
             )
             judge.refuse_exhausted(network, left)
         try:
+            await self._kernel.restore_rules()
             await self._ask_ipam("STATUS", call, config)
         except Unavailable:
             raise

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 
-from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError
+from netd.errors import AlreadyExists, Denied, Exhausted, Invalid, KernelError, NetdError
 from netd.kernel import dumps, fastnl, netns, shaping, sysctl, vxlan
 from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
@@ -71,6 +71,7 @@ class Links:
         self._wrote = wrote
         self._on_host = on_host
         self._entries = vxlan.Entries(socket, self._send, self._send_removal)
+        self._sysctls = sysctl.Writer()
         self._queues = shaping.Queues(socket, self._send, self._send_removal)
 
     def apply(self, ops: Sequence[Op], done: list[Op]) -> None:
@@ -78,18 +79,19 @@ class Links:
 
         Raises the first failure as a `NetdError`.
         """
-        for op in ops:
-            match op:
-                case Add(wanted):
-                    with _named(wanted):
-                        self._add(wanted)
-                case Change(old, new):
-                    with _named(new):
-                        self._change(old, new)
-                case Remove(unwanted):
-                    with _named(unwanted):
-                        self._remove(unwanted)
-            done.append(op)
+        with self._sysctls:
+            for op in ops:
+                match op:
+                    case Add(wanted):
+                        with _named(wanted):
+                            self._add(wanted)
+                    case Change(old, new):
+                        with _named(new):
+                            self._change(old, new)
+                    case Remove(unwanted):
+                        with _named(unwanted):
+                            self._remove(unwanted)
+                done.append(op)
 
     def _add(self, wanted: KernelObject) -> None:
         match wanted:
@@ -111,7 +113,7 @@ class Links:
                 self._send(fastnl.link_change(self._index(wanted.dev, wanted), up=True))
             case Sysctl():
                 self._wrote()
-                sysctl.write(wanted)
+                self._sysctls.write(wanted)
             case Element():
                 raise TypeError("nft elements go to netd.kernel.nft")
 
@@ -346,8 +348,19 @@ class Links:
             # the link goes down in between, or for a moment the port would not be isolated.
             if port.isolated and link.running:
                 self._send(fastnl.link_change(link.index, up=False))
-            self._send(fastnl.link_change(link.index, master=bridge))
+            self._enslave(link.index, bridge, port)
         self._send(fastnl.link_change(link.index, up=True, port=(port.isolated, port.hairpin)))
+
+    def _enslave(self, index: int, bridge: int, port: BridgePort) -> None:
+        try:
+            self._send(fastnl.link_change(index, master=bridge))
+        except Refused as error:
+            if error.errno != errno.EXFULL:
+                raise
+            raise Exhausted(  # BR_MAX_PORTS, net/bridge/br_private.h
+                f"bridge {port.bridge} has 1,023 ports, and the kernel gives a bridge no more; use another "
+                "network for further containers"
+            ) from error
 
     def _plug(self, link: Link, wanted: Vxlan) -> None:
         """Make a VXLAN device the sealed port that it is to be, and take it up."""

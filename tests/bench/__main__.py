@@ -7,6 +7,7 @@ printed as missed. The rounds of the two alternate, so that a busy minute hurts 
     --rows 4,7    only these rows; 1 to 3 are CNI, see cni.py, 8 is the DNS, see dns.py,
                   13 whole topologies, see topology.py
     --live 1,200  CNI attachments that there are already (default 1,200,1000)
+    --rivals-live N   up to how many of them the other CNI plugins are measured too (default 200)
     --alone       without Docker
 """
 
@@ -109,12 +110,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", default="")
     parser.add_argument("--live", default="1,200,1000")
+    parser.add_argument("--rivals-live", type=int, default=200)
     parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
     wanted = options.rows.split(",") if options.rows else []
     chosen = [row for row in ROWS if not wanted or row.number in wanted]
     if not wanted or {"1", "2", "3"} & set(wanted):
-        cni.report(options.rounds, [int(text) for text in options.live.split(",")], options.alone)
+        levels = [int(text) for text in options.live.split(",")]
+        cni.report(options.rounds, levels, options.rivals_live, options.alone)
     if not wanted or "8" in wanted:
         dns.report(options.rounds, options.alone)
     if not wanted or "13" in wanted:

@@ -311,3 +311,34 @@ def test_what_began_while_an_element_was_missing_is_forgotten(
             assert forgotten == [before], "only once the element is back"
 
     asyncio.run(story())
+
+
+def test_a_look_that_takes_long_is_taken_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await furnished(host)
+            asked: list[float] = []
+            quiet_for, observe = host.engine._gate.quiet_for, host.kernel.observe
+
+            def noted(seconds: float) -> bool:
+                asked.append(seconds)
+                return quiet_for(seconds)
+
+            async def slow(sysctls: Collection[tuple[str, ...]] = ()) -> frozenset[KernelObject]:
+                await asyncio.sleep(0.03)
+                return await observe(sysctls)
+
+            monkeypatch.setattr(host.engine._gate, "quiet_for", noted)
+            monkeypatch.setattr(host.kernel, "observe", slow)
+            for _ in range(2):
+                host.kernel.drift(Drift("link"))
+                await until(lambda: host.engine._reconciler.busy)
+                await at_rest(host)
+            assert max(asked) > 0.3  # ten times what the first look took
+            monkeypatch.setattr(reconcile, "LONGEST_QUIET", 0.1)
+            asked.clear()
+            host.kernel.drift(Drift("link"))
+            await until(lambda: bool(asked))
+            assert asked[0] == 0.1
+
+    asyncio.run(story())

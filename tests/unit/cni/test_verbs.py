@@ -469,6 +469,19 @@ def test_status(tell: Tell) -> None:
     tell(story)
 
 
+def test_status_looks_whether_nftables_can_be_used(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(it: Node) -> None:
+        async def broken() -> bool:
+            raise KernelError(95, "rule set")
+
+        monkeypatch.setattr(it.host.kernel, "restore_rules", broken)
+        with pytest.raises(CniError, match="rule set") as caught:
+            await it.call("STATUS")
+        assert caught.value.cni == 50
+
+    tell(story)
+
+
 def test_a_degraded_network_is_not_available(tell: Tell) -> None:
     async def story(it: Node) -> None:
         await it.call("ADD", it.pod("a"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,30 @@ def test_blanks_in_a_value_are_normalised() -> None:
     assert value is not None
     first, last = value.split(" ")
     assert int(first) < int(last)
+
+
+def test_a_writer_looks_a_directory_up_once_and_closes_what_it_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = tmp_path / "net" / "ipv4" / "conf" / "eth0"
+    directory.mkdir(parents=True)
+    monkeypatch.setattr(sysctl, "ROOT", str(tmp_path))
+    for name in ("a", "b"):
+        (directory / name).write_text("0")
+    opened = []
+    real = os.open
+
+    def counted(path: str, flags: int, **more: int) -> int:
+        opened.append(path)
+        return real(path, flags, **more)
+
+    monkeypatch.setattr(os, "open", counted)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with sysctl.Writer() as writer:
+        for name in ("a", "b", "a"):
+            writer.write(Sysctl(("net", "ipv4", "conf", "eth0", name), "1"))
+        with pytest.raises(KernelError):
+            writer.write(Sysctl(("net", "ipv4", "conf", "eth0", "c"), "1"))
+    assert opened == [str(directory), "a", "b", "a", "c"]
+    assert ((directory / "a").read_text(), (directory / "b").read_text()) == ("1", "1")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
