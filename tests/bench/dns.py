@@ -268,6 +268,9 @@ def measure_forwarding(rounds: int, seconds: int, alone: bool) -> str:
         for server in servers:
             spread = f"{min(server.rates):,.0f}-{max(server.rates):,.0f}"
             lines.append(f"| {server.name} | {statistics.median(server.rates):,.0f} ({spread}) |")
+        ours, *theirs = (statistics.median(server.rates) for server in servers)
+        faster = all(ours > rate for rate in theirs)
+        lines += ["", f"Target: faster than every server ({_verdict(faster)})."] if theirs else []
     with netd(upstream=DEAD) as server:
         server.lab.host.spawn(
             "python3",
