@@ -21,6 +21,9 @@ COMPONENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.:@+=~-]{1,64}")
 VALUE = re.compile(r"[A-Za-z0-9_.:+\- \t]{1,256}")
 
 
+_with_ipv6: set[str] = set()
+
+
 def path_of(path: tuple[str, ...]) -> str:
     """Where a sysctl is. Raises `Invalid` for a path that is not below net/ or has an odd component."""
     if len(path) < 2 or path[0] != "net" or not all(COMPONENT.fullmatch(part) for part in path):
@@ -29,8 +32,13 @@ def path_of(path: tuple[str, ...]) -> str:
 
 
 def has_ipv6() -> bool:
-    """Whether this kernel has IPv6 at all; booted with ipv6.disable=1 it does not."""
-    return os.path.isdir(f"{ROOT}/net/ipv6")  # noqa: PTH112 - asked once an endpoint
+    """Whether this kernel has IPv6 at all; booted with ipv6.disable=1 it does not.
+
+    A yes is remembered: it stays one, and the question costs as much as any path below net/ (see `Writer`).
+    """
+    if ROOT not in _with_ipv6 and Path(ROOT, "net", "ipv6").is_dir():
+        _with_ipv6.add(ROOT)
+    return ROOT in _with_ipv6
 
 
 def _true_without_ipv6(path: tuple[str, ...]) -> bool:
