@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.host import NETD, PYTHON, ROOT, Host
+from tests.e2e.host import NETD, PYTHON, ROOT, Host, eventually
 
 FILES = sorted((ROOT / "topologies").glob("*.yaml"))
 
@@ -60,6 +60,22 @@ def test_the_whole_matrix(host: Host) -> None:
     lines = host.netd("topology", "check", file, "--all").splitlines()
     assert lines[0].split()[0] == "FROM"
     assert [line.split()[0] for line in lines[1:]] == ["db", "jump", "office"]
+
+
+def test_a_compose_file_of_a_tutorial_runs_unchanged(host: Host) -> None:
+    file = ROOT / "tests" / "e2e" / "tutorial" / "compose.yaml"
+    host.netd("topology", "up", file, "--image", "*=host")
+    page = eventually(
+        "the web application serves",
+        lambda: host.lab.client.run("curl", "-s", "http://203.0.113.2:8000/").stdout,
+    )
+    assert page == "hello, cache ok, db ok\n"
+    assert host.netd("topology", "exec", "tutorial", "web", "--", "getent", "hosts", "database")
+    passed = host.netd("topology", "exec", "tutorial", "db", "--", "printenv", "POSTGRES_PASSWORD")
+    assert passed == "not a secret\n"
+    assert host.inspect("tutorial-cache-1")["labels"]["com.example.team"] == "web"
+    assert "services.web.image: 'python:3.12-alpine'" in host.refused("topology", "up", file)
+    host.netd("topology", "down", file, "--image", "*=host", "--volumes")
 
 
 CALLER = """
