@@ -304,9 +304,7 @@ class Agreements:
         try:
             self._knowledge.check_connected()
         except Unavailable as error:
-            raise Unavailable(
-                f"network {network.name!r} {lack}, and its cluster cannot be asked: {error}"
-            ) from error
+            raise Unavailable(f"network {network.name!r} {lack}, and {error}") from error
         if network.id not in self._directory.networks:
             raise NotFound(f"network {network.name!r} does not exist in the cluster any more")
 

@@ -2,7 +2,7 @@
 
 The address at which others reach this host is, unless it is given, the one by which it reaches etcd:
 the kernel says which that is when a datagram socket is connected, and nothing is sent. It is asked
-again every second, so a host whose address changes moves within the cluster by itself.
+again several times a second, so a host whose address changes moves within the cluster by itself.
 """
 
 from __future__ import annotations

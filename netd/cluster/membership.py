@@ -47,8 +47,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0
 """Seconds between sessions: doubled each time that one could not begin, with a jitter of half."""
-ADDRESS_EVERY = 1.0
-"""Seconds between looks at where this host is."""
+ADDRESS_EVERY = 0.25
+"""Seconds between looks at where this host is. Two in a row must agree: an address that is replaced is gone
+for a moment, in which the way to etcd may lead by an interface that no other host knows."""
 
 News = tuple[Changes | None, Sequence[tuple[bytes, Raw | None]]]
 """What the engine has to be told, None for everything, and what is to be remembered."""
@@ -203,11 +204,13 @@ class EtcdCluster:
             self._heard.notify_all()
 
     async def _watch_address(self, locate: Callable[[], IPAddress | None]) -> None:
+        before = self._seat.node.address
         while True:
             await asyncio.sleep(ADDRESS_EVERY)
             address = locate()
-            if address is not None and address != self._seat.node.address:
+            if address is not None and address == before and address != self._seat.node.address:
                 await self.move(address)
+            before = address or before
 
     # --- telling the engine -----------------------------------------------------------------------
 
@@ -273,7 +276,7 @@ class EtcdCluster:
     def check_connected(self) -> None:
         """Raise `Unavailable`, with the reason, while nothing can be agreed on."""
         if not self._connected:
-            raise Unavailable(self._problem or "etcd is away")
+            raise Unavailable(f"the cluster cannot be asked: {self._problem}")
 
     async def caught_up(self, revision: int, seconds: float) -> bool:
         """Wait until the directory is as of `revision`, or later; False after so many seconds."""

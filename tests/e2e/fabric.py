@@ -8,7 +8,8 @@
                      lan (bridge, in a namespace of the first lab's)
 
 The stranger is a machine on the same wire that is no node. Hosts have their own way out besides: the
-router of their own lab. Until the daemons are given a real etcd, `fabric_daemon.py` is their cluster.
+router of their own lab. `fabric_daemon.py` is their cluster, which starts at once and does what a test
+says; `tests.e2e.etcd` has hosts whose cluster is a real one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -61,7 +62,7 @@ class Fabric:
             raise
         self._before: dict[int, str] = {}
 
-    def __enter__(self) -> Fabric:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
