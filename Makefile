@@ -12,13 +12,14 @@ PACKAGES := libnftables1 libseccomp2
 TOOLS := bind9-dnsutils busybox-static conntrack containernetworking-plugins curl iproute2 iptables iputils-ping nftables procps python3 util-linux
 PYTHON_PACKAGES := $(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,python3-venv)
 
-.PHONY: help venv demo test lint unit torture bench cni-conformance proto lock clean
+.PHONY: help venv demo test lint unit torture soak bench cni-conformance proto lock clean
 
 help:
 	@echo 'make venv    system packages, .venv, and the command at .venv/bin/netd'
 	@echo 'make demo    the five-minute tour, in namespaces of its own'
 	@echo 'make test    lint, types, import rules and all tests'
-	@echo 'make torture the tests that take long: fuzzing'
+	@echo 'make torture the tests that take long: fuzzing, 1,000 endpoints, 1,000 flushes'
+	@echo 'make soak    churn, damage and probers together: make soak MINUTES=10 SEED=n'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make unit    the tests that need no root'
 	@echo 'make bench   netd beside dockerd, one table of figures'
@@ -45,6 +46,9 @@ test: lint
 
 torture: venv
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow $(ARGS)
+
+soak: venv
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 lint: venv
 	$(BIN)/ruff check .

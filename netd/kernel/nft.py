@@ -78,6 +78,7 @@ class Nft:
         self._rules: Mapping[str, Rules] = {}
         self._known: dict[Hashable, Element] = {}  # the writer's thread only
         self._damaged = False
+        self._mended = False
         self._waiting: list[Request] = []
         self._wake = asyncio.Event()
         self._closing = False
@@ -145,12 +146,13 @@ class Nft:
         return found
 
     async def restore(self) -> bool:
-        """Put rules and known elements back if the rules are not as they should be; whether they were not.
+        """Put rules and known elements back if the rules are not as they should be.
 
-        What this process has neither written nor seen is not put back; a comparison must follow.
+        Whether that was needed since the last call; a transaction that met the damage may have done it. What
+        this process has neither written nor seen is not put back, so a comparison must follow.
         """
         self._check_running()
-        return await self._writer.run(self._restore)
+        return await self._writer.run(self._restored)
 
     def _check_running(self) -> None:
         if self._task is None or self._closing:
@@ -206,9 +208,14 @@ class Nft:
                 case Remove(item):
                     self._known.pop(item.key, None)
 
-    def _restore(self) -> bool:
+    def _restored(self) -> bool:
+        self._restore()
+        mended, self._mended = self._mended, False
+        return mended
+
+    def _restore(self) -> None:
         if self._intact(self._writer.tables(terse=True)):
-            return False
+            return
         self._damaged = True
         few: list[str] = []
         many: list[str] = []
@@ -220,7 +227,6 @@ class Nft:
         for start in range(0, len(many), BATCH):
             if problem := self._send(many[start : start + BATCH]):
                 log.warning("not every nft element could be put back at once: %s", problem)
-        return True
 
     def _transact(self, batch: list[Request]) -> list[Exception | None]:
         """Try the batch as one transaction; the outcome of each request, None for success."""
@@ -242,7 +248,7 @@ class Nft:
         if code:
             return KernelError(errno_of(problem), "nft transaction", one_line(problem))
         if repairing:
-            self._damaged = False
+            self._damaged, self._mended = False, True
             log.warning("somebody changed the nft rule set of netd; it was loaded again")
         return None
 

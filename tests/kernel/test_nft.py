@@ -193,3 +193,15 @@ async def test_rules_and_every_known_element_are_put_back_at_once(host_kernel: H
         assert await host_kernel.restore_rules()
         assert sh("nft -s list ruleset") == wanted
     assert await host_kernel.observe() == frozenset(EVERY_SET) - {since[0]}
+
+
+async def test_rules_that_a_transaction_has_put_back_count_as_restored(
+    host_kernel: HostKernel, sh: Shell
+) -> None:
+    """Whoever asks must know: flows that began without the rules are to be forgotten."""
+    await host_kernel.apply([Add(item) for item in EVERY_SET[1:]])
+    sh("nft flush ruleset")
+    await host_kernel.apply([Add(EVERY_SET[0])])
+    assert await host_kernel.observe() == frozenset(EVERY_SET)
+    assert await host_kernel.restore_rules()
+    assert not await host_kernel.restore_rules()
