@@ -9,14 +9,15 @@ JOBS ?= 4
 
 # netd itself needs the two libraries; tests and demo look at the kernel with the usual tools.
 PACKAGES := libnftables1 libseccomp2
-TOOLS := bind9-dnsutils busybox-static conntrack containernetworking-plugins curl iproute2 iptables iputils-ping nftables procps python3 util-linux
+TOOLS := bind9-dnsutils busybox-static conntrack containernetworking-plugins curl etcd-client etcd-server iproute2 iptables iputils-ping nftables openssl procps python3 util-linux
 PYTHON_PACKAGES := $(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,python3-venv)
 
-.PHONY: help venv demo test lint unit torture soak bench cni-conformance proto lock clean
+.PHONY: help venv demo demo-overlay test lint unit torture soak bench cni-conformance proto lock clean
 
 help:
 	@echo 'make venv    system packages, .venv, and the command at .venv/bin/netd'
 	@echo 'make demo    the five-minute tour, in namespaces of its own'
+	@echo 'make demo-overlay   two hosts, one network, and a host that dies and comes back'
 	@echo 'make test    lint, types, import rules and all tests'
 	@echo 'make torture the tests that take long: fuzzing, 1,000 endpoints, 1,000 flushes'
 	@echo 'make soak    churn, damage and probers together: make soak MINUTES=10 SEED=n'
@@ -40,6 +41,9 @@ cni/netd-cni: cni/shim.c
 
 demo: venv
 	$(BIN)/python -m tests.demo
+
+demo-overlay: venv
+	$(BIN)/python -m tests.demo_overlay
 
 test: lint
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
