@@ -140,6 +140,7 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     from netd.containers import Containers
     from netd.engine import Engine
     from netd.packets import Packets, PacketServer
+    from netd.tracing import Tracer
 
     events = Events()
     engine = Engine(
@@ -171,9 +172,10 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     stack.push_async_callback(cni.stop, GRACE)
     await cni.start()
 
-    packets = PacketServer(Packets(rooms.kernel, engine, containers), settings.packet_socket, group)
-    stack.push_async_callback(packets.stop)
-    await packets.start()
+    packets = Packets(rooms.kernel, engine, containers)
+    packet_server = PacketServer(packets, settings.packet_socket, group)
+    stack.push_async_callback(packet_server.stop)
+    await packet_server.start()
 
     service = Service(
         engine=engine,
@@ -183,6 +185,7 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
         survey=rooms.survey,
         names=rooms.names,
         cluster=rooms.cluster,
+        tracer=Tracer(rooms.kernel, engine, packets),
     )
     server = Server(service, settings.socket, group)
     stack.push_async_callback(server.stop, GRACE)

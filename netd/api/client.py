@@ -254,6 +254,10 @@ class Client:
             self._call(pb.PortList, self._stub.RemovePort, pb.PortRequest(container=ref, spec=spec)).ports
         )
 
+    def trace(self, source: str, packet: bytes) -> pb.TraceReply:
+        """Send a packet from a container or the host, and tell what the host's rules did to it."""
+        return self._call(pb.TraceReply, self._stub.Trace, pb.TraceRequest(source=source, packet=packet))
+
     def dns_lookup(self, container: str, name: str, types: Iterable[str]) -> pb.DnsLookupReply:
         """What a container would be told about a name."""
         request = pb.DnsLookupRequest(container=container, name=name, types=types)

@@ -16,10 +16,12 @@ from netd.dns_lookup import Lookup, Metric, Row
 from netd.doctor import Check
 from netd.errors import Invalid
 from netd.events import Event
+from netd.kernel.ports import TraceStep
 from netd.launch import Attachment, Request
 from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Subnet
 from netd.registry import Record
 from netd.runtime.spec import Process
+from netd.tracing import Traced
 from netd.view import View
 
 
@@ -309,3 +311,15 @@ def node(value: NodeStatus) -> pb.Node:
         labels=value.node.labels if value.node else {},
         self=value.self,
     )
+
+
+def traced(found: Traced) -> pb.TraceReply:
+    """What became of a traced packet."""
+    decision = _step(found.decision) if found.decision else None
+    return pb.TraceReply(
+        verdict=found.verdict, decision=decision, route=found.route, steps=map(_step, found.steps)
+    )
+
+
+def _step(step: TraceStep) -> pb.TraceStep:
+    return pb.TraceStep(**{field.name: getattr(step, field.name) for field in pb.TraceStep.DESCRIPTOR.fields})

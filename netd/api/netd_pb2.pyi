@@ -640,6 +640,52 @@ class LogLine(_message.Message):
     data: bytes
     def __init__(self, time: _Optional[float] = ..., stream: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
+class TraceRequest(_message.Message):
+    __slots__ = ("source", "packet")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PACKET_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    packet: bytes
+    def __init__(self, source: _Optional[str] = ..., packet: _Optional[bytes] = ...) -> None: ...
+
+class TraceReply(_message.Message):
+    __slots__ = ("verdict", "decision", "route", "steps")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    verdict: str
+    decision: TraceStep
+    route: _containers.RepeatedScalarFieldContainer[str]
+    steps: _containers.RepeatedCompositeFieldContainer[TraceStep]
+    def __init__(self, verdict: _Optional[str] = ..., decision: _Optional[_Union[TraceStep, _Mapping]] = ..., route: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[_Union[TraceStep, _Mapping]]] = ...) -> None: ...
+
+class TraceStep(_message.Message):
+    __slots__ = ("packet", "family", "table", "chain", "kind", "verdict", "rule", "iif", "oif", "source", "destination")
+    PACKET_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    IIF_FIELD_NUMBER: _ClassVar[int]
+    OIF_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    packet: str
+    family: str
+    table: str
+    chain: str
+    kind: str
+    verdict: str
+    rule: str
+    iif: str
+    oif: str
+    source: str
+    destination: str
+    def __init__(self, packet: _Optional[str] = ..., family: _Optional[str] = ..., table: _Optional[str] = ..., chain: _Optional[str] = ..., kind: _Optional[str] = ..., verdict: _Optional[str] = ..., rule: _Optional[str] = ..., iif: _Optional[str] = ..., oif: _Optional[str] = ..., source: _Optional[str] = ..., destination: _Optional[str] = ...) -> None: ...
+
 class DnsLookupRequest(_message.Message):
     __slots__ = ("container", "name", "types")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]

@@ -139,6 +139,11 @@ class NetdStub:
                 request_serializer=netd_dot_api_dot_netd__pb2.PortRequest.SerializeToString,
                 response_deserializer=netd_dot_api_dot_netd__pb2.PortList.FromString,
                 _registered_method=True)
+        self.Trace = channel.unary_unary(
+                '/netd.v1.Netd/Trace',
+                request_serializer=netd_dot_api_dot_netd__pb2.TraceRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.TraceReply.FromString,
+                _registered_method=True)
         self.DnsLookup = channel.unary_unary(
                 '/netd.v1.Netd/DnsLookup',
                 request_serializer=netd_dot_api_dot_netd__pb2.DnsLookupRequest.SerializeToString,
@@ -306,6 +311,13 @@ class NetdServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trace(self, request, context):
+        """Sends a packet from a container, or from the host, and tells what the host's nftables did to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DnsLookup(self, request, context):
         """What a container would be told about a name, and why; asks upstream servers where it would.
         """
@@ -448,6 +460,11 @@ def add_NetdServicer_to_server(servicer, server):
                     servicer.RemovePort,
                     request_deserializer=netd_dot_api_dot_netd__pb2.PortRequest.FromString,
                     response_serializer=netd_dot_api_dot_netd__pb2.PortList.SerializeToString,
+            ),
+            'Trace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.TraceRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.TraceReply.SerializeToString,
             ),
             'DnsLookup': grpc.unary_unary_rpc_method_handler(
                     servicer.DnsLookup,
@@ -1042,6 +1059,33 @@ class Netd:
             '/netd.v1.Netd/RemovePort',
             netd_dot_api_dot_netd__pb2.PortRequest.SerializeToString,
             netd_dot_api_dot_netd__pb2.PortList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/Trace',
+            netd_dot_api_dot_netd__pb2.TraceRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.TraceReply.FromString,
             options,
             channel_credentials,
             insecure,

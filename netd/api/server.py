@@ -40,6 +40,7 @@ from netd.events import Events
 from netd.kernel.ports import Survey
 from netd.registry import Record
 from netd.settings import Settings
+from netd.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,9 @@ class Service(netd_pb2_grpc.NetdServicer):
         survey: Callable[[], Awaitable[Survey]],
         names: Names | None = None,
         cluster: Cluster | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._names = names
         self._cluster = cluster
         self._engine = engine
@@ -238,6 +241,12 @@ class Service(netd_pb2_grpc.NetdServicer):
         container = convert.required("container", request.container)
         ports = await self._containers.unpublish(container, request.spec)
         return pb.PortList(ports=map(convert.port, ports))
+
+    async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceReply:
+        if self._tracer is None:
+            raise Unavailable("this daemon runs without packets")
+        source = convert.required("source", request.source)
+        return convert.traced(await self._tracer.trace(source, request.packet))
 
     async def DnsLookup(self, request: pb.DnsLookupRequest, context: Context) -> pb.DnsLookupReply:
         record = self._containers.find(convert.required("container", request.container))

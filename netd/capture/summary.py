@@ -1,11 +1,13 @@
-"""One line for a frame, for a person who watches; whoever wants all of it writes pcapng."""
+"""What a person reads: one line for a frame, and a packet's way through the rules of the host."""
 
 from __future__ import annotations
 
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from ipaddress import IPv6Address
+from typing import Protocol
 
 from netd.capture.ring import Frame
 
@@ -20,6 +22,39 @@ def line(frame: Frame) -> str:
     way = ">" if frame.outgoing else "<"
     length = frame.length or len(frame.data)
     return f"{clock}.{nanoseconds // 1000:06} {frame.point} {way} {_what(frame.data)} {length} bytes"
+
+
+class Step(Protocol):
+    """A step of a trace, as the API tells of it."""
+
+    packet: str
+    family: str
+    table: str
+    chain: str
+    kind: str
+    verdict: str
+    rule: str
+    iif: str
+    oif: str
+    source: str
+    destination: str
+
+
+def trace_lines(steps: Sequence[Step], verdict: str, route: Sequence[str]) -> list[str]:
+    """Where a packet went, each rule that matched it beneath its chain, and the verdict."""
+    found = [f"route    {' -> '.join(route) or 'nowhere'}"]
+    before: tuple[str, ...] = ()
+    for step in steps:
+        where = (step.packet, step.family, step.table, step.chain)
+        if where != before:
+            ends = f"{step.source} > {step.destination}"
+            found.append(
+                f"{step.family} {step.table} {step.chain}: {ends} ({step.iif or '-'} -> {step.oif or '-'})"
+            )
+            before = where
+        found.append(f"    {step.rule or f'{step.kind} {step.verdict}'}")
+    found.append(f"verdict  {verdict or 'none: it met no rule of the host'}")
+    return found
 
 
 def _what(data: bytes) -> str:

@@ -37,6 +37,7 @@ COMMANDS = {
     "rm": "netd.cli.containers:rm",
     "topology": "netd.cli.topology:topology",
     "capture": "netd.cli.capture:capture",
+    "trace": "netd.cli.trace:trace",
     "node": "netd.cli.node:node",
     "dns": "netd.cli.dns:dns",
     "cni": "netd.cli.cni:cni",

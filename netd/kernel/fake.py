@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError, NotFound, Unavailable
 from netd.firewall import element_text
-from netd.kernel.ports import ApplyError, Drift, PacketKind, Uplink
+from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Uplink
 from netd.model import IPAddress, Netns, Proto
 from netd.names import ALIAS_PREFIX
 from netd.objects import (
@@ -385,6 +385,11 @@ class FakeKernel:
         if ifname and not any(_is_device(item, ifname, netns) for item in devices):
             raise NotFound(f"there is no interface {ifname!r} here")
         return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    async def trace(self, flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
+        """Nothing: there are no packets here."""
+        await send()
+        return []
 
 
 def _object(op: Op) -> KernelObject:

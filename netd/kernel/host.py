@@ -23,20 +23,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 from netd.errors import NetdError, NotFound, Unavailable
-from netd.kernel import conntrack, dumps, fastnl, holder, links, observe, packets, sysctl
+from netd.kernel import conntrack, dumps, fastnl, holder, links, nftrace, observe, packets, sysctl
 from netd.kernel import netns as namespaces
 from netd.kernel.facts import Facts
 from netd.kernel.links import Links
 from netd.kernel.monitor import Monitor
 from netd.kernel.nft import Nft
-from netd.kernel.ports import ApplyError, Drift, PacketKind, Uplink
+from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Uplink
 from netd.model import IPAddress, Netns, Proto
 from netd.objects import (
     Address,
@@ -285,3 +285,6 @@ class HostKernel:
 
     async def packet_socket(self, netns: Netns | None, kind: PacketKind, ifname: str = "") -> socket.socket:
         return await packets.open_socket(netns, kind, ifname)
+
+    async def trace(self, flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
+        return await nftrace.trace(flow, send)

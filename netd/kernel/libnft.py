@@ -60,6 +60,18 @@ class Context:
             library.set_json_output(False)
             library.set_terse_output(False)
 
+    def listing(self, family: str, table: str) -> str:
+        """A table as text with its rules' handles and without elements; "" where there is none."""
+        library = self._library()
+        library.set_handle_output(True)
+        library.set_terse_output(True)
+        try:
+            code, listed, _ = library.cmd(f"list table {family} {table}")
+        finally:
+            library.set_handle_output(False)
+            library.set_terse_output(False)
+        return listed if code == 0 else ""
+
     def tables(self, *, terse: bool = False) -> dict[str, str]:
         """The JSON listing of each of netd's tables that exists, by family. Raises `KernelError`."""
         found = {}

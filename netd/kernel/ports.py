@@ -8,7 +8,7 @@ written here, and `tests/kernel` runs the same cases on both.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -46,6 +46,39 @@ class PacketKind(StrEnum):
     FRAMES = "frames"
     IPV4 = "ipv4"
     IPV6 = "ipv6"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """The packets of one direction of one conversation; ports 0 where the protocol has none."""
+
+    source: IPAddress
+    destination: IPAddress
+    proto: int
+    source_port: int = 0
+    destination_port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceStep:
+    """One thing that nftables did to a packet: a `rule` matched, a `policy` or the end of a chain applied.
+
+    `packet` tells copies apart, `rule` is the rule's text, `verdict` may name the chain jumped to.
+    `source` and `destination` are as the packet bore them when it entered the table's hook.
+    """
+
+    packet: str
+    family: str
+    table: str
+    chain: str
+    kind: str
+    verdict: str
+    handle: int = 0
+    rule: str = ""
+    iif: str = ""
+    oif: str = ""
+    source: str = ""
+    destination: str = ""
 
 
 class ApplyError(NetdError):
@@ -203,4 +236,10 @@ class Kernel(Protocol):
     async def packet_socket(self, netns: Netns | None, kind: PacketKind, ifname: str = "") -> socket.socket:
         """A raw socket that belongs to `netns` (None: the host), for whoever may hold it. It is not bound;
         `ifname` is looked for, if given. Raises `NotFound` for a namespace or interface that is not there.
+        """
+
+    async def trace(self, flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
+        """What the host's nftables did, in order, to the packets of `flow` that `send` causes.
+
+        The rules for it are in tables of their own, which are gone afterwards in any case.
         """

@@ -28,6 +28,7 @@ from netd.errors import Invalid
 from netd.testing import dissect
 from netd.testing.capture import Capture
 from netd.testing.processes import TIMEOUT, Completed, Process
+from netd.testing.trace import Trace
 from netd.topology import Project
 
 Destination = IPv4Address | IPv6Address
@@ -217,6 +218,17 @@ class Lab:
                     return endpoint.mac
         raise ValueError(f"nobody in the lab has the address {address!r}: give the frame a dst")
 
+    def short(self, name: str) -> str:
+        """What the test calls a point of the daemon's: "web:eth0" for "lab-web-1:eth0"."""
+        owner, colon, rest = name.partition(":")
+        for key, network in self.project.networks.items():
+            if name == f"network:{network.name}":
+                return f"network:{key}"
+        for each in self.project.containers:
+            if owner == each.name:
+                return (each.service if each.number == 1 else f"{each.service}-{each.number}") + colon + rest
+        return name
+
     # Packets --------------------------------------------------------------------------------------
 
     def sniff(self, *targets: str, filter: str = "") -> Capture:
@@ -225,26 +237,31 @@ class Lab:
         A target is "web:eth0", "web:*" or "web" (all its interfaces), "network:front" or "host:eth0";
         without any, all interfaces of all containers. `filter` is of tcpdump's syntax.
         """
-        names: dict[str, str] = {}
         wanted = []
         for target in targets or [f"{each.service}-{each.number}:*" for each in self.project.containers]:
             owner, _, rest = target.partition(":")
             if owner == "network":
                 wanted.append(f"network:{self.network(rest)}")
-                names[wanted[-1]] = target
             elif owner == "host":
                 wanted.append(target)
             else:
                 wanted.append(f"{self[owner].name}:{rest or '*'}")
         found = points.listening(self.packet_socket, wanted)
-        for container in self.project.containers:
-            short = container.service if container.number == 1 else f"{container.service}-{container.number}"
-            for point in found:
-                if point.name.startswith(f"{container.name}:"):
-                    names[point.name] = short + point.name.removeprefix(container.name)
+        names = {point.name: self.short(point.name) for point in found}
         capture = Capture(found, names, filter)
         self.captures.append(capture)
         return capture
+
+    def trace(self, packet: Packet, src: str) -> Trace:
+        """Send `packet` from a container, or from "host", and tell what the host's rules did to it.
+
+        The packet begins with its IP header.
+        """
+        if src == "host":
+            name, packet = src, packet.copy()
+        else:
+            name, packet = self[src].name, self[src].ready(packet)
+        return Trace(self.client.trace(name, bytes(packet)), self.short)
 
     # Changes --------------------------------------------------------------------------------------
 

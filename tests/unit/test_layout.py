@@ -45,7 +45,7 @@ FLOORS: tuple[set[str], ...] = (
     {"cluster", "kernel"},
     {"changes", "engine", "forwarding", "news", "operations", "overlay", "publishing", "reconcile"}
     | {"recovery"},
-    {"cni", "cni_server", "containers", "doctor", "packets", "registry"},
+    {"cni", "cni_server", "containers", "doctor", "packets", "registry", "tracing"},
     {"api.generated"},
     {"api"},
     {"app"},
