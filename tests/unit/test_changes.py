@@ -176,6 +176,9 @@ CASES = {
     "publish": Case(attached, lambda host: host.engine.publish("id-web", [port(19090)])),
     "unpublish": Case(attached, lambda host: host.engine.unpublish("id-web", PORTS)),
 }
+ERRORS = (errno.ENOMEM, errno.EBUSY, errno.EPERM, errno.EEXIST, errno.ENOSPC)
+"""What a step may fail with, in turn from one step to the next."""
+
 CONFLICTS = (AlreadyExists, NotFound)
 """What the repetition of a request may be answered with, where it had succeeded before."""
 
@@ -268,18 +271,18 @@ def test_dying_at_any_step(name: str, memory: Path) -> None:
     steps = 1
     while asyncio.run(story(steps)):
         steps += 1
+    print(f"{name}: died at {steps - 1} points, and again while recovering from each")
     assert steps > 5, "the fuse was not where the steps are"
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_failing_at_any_step(name: str, memory: Path) -> None:
     """After an error: what was made is undone, what was removed can be removed again."""
-    error = KernelError(errno.ENOMEM, "a step")
     removing = name in ("remove", "detach")
 
     async def story(number: int) -> bool:
         host, fuse = fused(memory / str(number))
-        fuse.how = lambda what: error
+        fuse.how = lambda what: KernelError(ERRORS[number % len(ERRORS)], "a step")
         await host.start()
         await CASES[name].prepare(host)
         before = everything_of(host)
@@ -307,6 +310,7 @@ def test_failing_at_any_step(name: str, memory: Path) -> None:
     steps = 1
     while asyncio.run(story(steps)):
         steps += 1
+    print(f"{name}: failed at {steps - 1} points")
     assert steps > 4, "the fuse was not where the steps are"
 
 
