@@ -37,7 +37,7 @@ from netd.topology.services import (
 )
 
 STATE_DIR = "/var/lib/netd"
-"""Where named volumes are kept, below `volumes/`; a daemon with another --state-dir says so itself."""
+"""Where named volumes are kept, below `volumes/`. The client makes them, not the daemon."""
 
 COMPOSE_NAMES = ("compose", "docker-compose")
 """Names of files that say nothing: the project is called like their directory."""

@@ -157,12 +157,12 @@ class _Work:
         for group in planned.remove:
             _all(group, lambda each: take_down(client, each, self._tell))
         _all(planned.disconnect, self._disconnect)
-        _all(planned.unpublish, lambda pair: client.remove_port(*pair))
+        _all(planned.unpublish, self._unpublish)
         _all(planned.remove_networks, lambda each: _remove_network(client, each, self._tell))
         _all(planned.create_networks, lambda each: self._create(each.request))
         # One after another within a container: what is connected first gets the lower ethN.
         _all(_by_container(planned.connect), self._connect)
-        _all(planned.publish, lambda pair: client.add_port(*pair))
+        _all(planned.publish, self._publish)
         self._start_services()
 
     def undo(self) -> list[str]:
@@ -205,6 +205,14 @@ class _Work:
             self._tell(f"connected container {name} to {wanted.network}")
         present = self._client.container(pairs[0][0])
         self._furnish(present, present.labels[SERVICE_LABEL], fresh=False)
+
+    def _unpublish(self, pair: tuple[str, str]) -> None:
+        self._client.remove_port(*pair)
+        self._tell(f"withdrew port {pair[1]} of container {pair[0]}")
+
+    def _publish(self, pair: tuple[str, str]) -> None:
+        self._client.add_port(*pair)
+        self._tell(f"published port {pair[1]} of container {pair[0]}")
 
     # --- services -----------------------------------------------------------------------------------
 
