@@ -207,7 +207,7 @@ class DnsFeed:
 
     async def _begin(self) -> None:
         """Start a server and tell it everything."""
-        link = await self._control.start_server(self._code, self._lost)
+        link = self._control.start_server(self._code, self._lost)
         pending = self._tell_everything(link)
         self._link = link  # from here on changes are told, behind the snapshot in the same queue
         await self._told(link, pending)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import logging
 import os
@@ -18,6 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import netd_dns
 from netd.errors import AlreadyExists, KernelError, Unavailable
@@ -248,27 +250,21 @@ class ControlSocket:
             self.socket.close()
             self.socket = None
 
-    async def start_server(self, code: str, lost: Callable[[Link], None]) -> Link:
+    def start_server(self, code: str, lost: Callable[[Link], None]) -> Link:
         """Start a server process and connect to it. Raises `Unavailable`."""
         listening = self.listen()
         ours, theirs = control.pair()
         home = os.open(self.run_dir, os.O_PATH | os.O_DIRECTORY)
-        inherited = (listening.fileno(), home, theirs.fileno())
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", "-c", _BOOT, str(_HOME.parent), *map(str, inherited), code,
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=inherited,
-                start_new_session=True,
-            )  # fmt: skip
+            pid = _start(code, (listening.fileno(), home, theirs.fileno()))
         except OSError as error:
             ours.close()
             raise Unavailable(f"the DNS server could not be started: {error}") from error
         finally:
             theirs.close()
             os.close(home)
-        self._reaping = spawn(_reap(process), name="dns-server")
-        self._pid_file.write_text(f"{process.pid}\n")
+        self._reaping = spawn(_reap(pid), name="dns-server")
+        self._pid_file.write_text(f"{pid}\n")
         return Link(ours, lost)
 
     async def ended(self) -> None:
@@ -300,9 +296,50 @@ class ControlSocket:
             os.close(descriptor)
 
 
-async def _reap(process: asyncio.subprocess.Process) -> None:
-    code = await process.wait()
-    log.log(logging.INFO if code == 0 else logging.WARNING, "DNS server %d ended with %d", process.pid, code)
+def _start(code: str, descriptors: Sequence[int]) -> int:
+    """Execute the server with `descriptors` as its 3, 4, 5; returns its pid.
+
+    Not asyncio's subprocess: when that is collected it kills a child that still runs, and this one
+    outlives the daemon. The server closes whatever else a library here left open for children.
+    """
+    # Above all numbers that they are copied to, so that no copy overwrites an original.
+    originals = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in descriptors]
+    numbers = range(3, 3 + len(originals))
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+    actions += [(os.POSIX_SPAWN_DUP2, *pair) for pair in zip(originals, numbers, strict=True)]
+    arguments = ["-I", "-S", "-c", _BOOT, str(_HOME.parent), *map(str, numbers), code]
+    try:
+        return os.posix_spawn(
+            sys.executable, [sys.executable, *arguments], os.environ, file_actions=actions, setsid=True
+        )
+    finally:
+        for descriptor in originals:
+            os.close(descriptor)
+
+
+async def _reap(pid: int) -> None:
+    """Collect a server when it ends; while the daemon stops, only if it has ended."""
+    descriptor = os.pidfd_open(pid)
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        _collect(pid)
+
+
+def _collect(pid: int) -> None:
+    try:
+        collected, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # somebody collected all children
+        return
+    if collected:
+        code = os.waitstatus_to_exitcode(status)
+        level = logging.INFO if code == 0 else logging.WARNING
+        log.log(level, "DNS server %d ended with %d", pid, code)
 
 
 def adopt_sockets(

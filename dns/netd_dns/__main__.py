@@ -16,7 +16,8 @@ from netd_dns.server import Server
 
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; never returns while anybody may still ask."""
-    listening, home, connection = (int(argument) for argument in arguments[:3])
+    listening, home, connection = descriptors = [int(argument) for argument in arguments[:3]]
+    os.closerange(max(descriptors) + 1, 2**31 - 1)  # what a library of the daemon left open for children
     logs.configure(os.environ.get("NETD_LOG_FORMAT", "text"))
     server = Server(socket.socket(fileno=listening), home, arguments[3])
     confine.drop_privileges()

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,7 @@ from netd.dns_feed import describe
 from netd.errors import AlreadyExists, Unavailable
 from netd.model import Network, Proto, RemoteEndpoint
 from netd_dns import control
-from tests.kernel.dnslab import bridge, client, feeding, network, sandbox, server_pid
+from tests.kernel.dnslab import bridge, client, feeding, network, run, sandbox, server_pid
 
 FRONT, BACK = network("front", 1), network("back", 2)
 
@@ -34,6 +35,16 @@ async def ask(
     """Ask from the host itself."""
     question = dns.message.make_query(name, rtype)
     return await dns.asyncquery.udp(question, server, timeout=timeout)
+
+
+async def interpreter_start() -> float:
+    """How long Python takes here and now to start and do nothing, in seconds; 0.02 is what it should."""
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        await run(sys.executable, "-I", "-S", "-c", "pass")
+        times.append(time.monotonic() - began)
+    return sorted(times)[2]
 
 
 async def eventually(what: str, condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -229,7 +240,8 @@ async def test_a_server_that_dies_is_back_with_all_names_within_200_ms(tmp_path:
             assert str(answer.answer[0][0]) == f"10.99.1.{200 + round}"
             await eventually("the successor is known", lambda pid=pid: server_pid(tmp_path) != pid)  # type: ignore[misc]
             await eventually("it is told everything", lambda: feed._link is not None)
-        assert min(gaps) < 0.2, gaps
+        # On a machine that is busy with other tests everything takes longer, a bare interpreter too.
+        assert min(gaps) < 0.2 * max(1.0, await interpreter_start() / 0.02), gaps
         assert feed.restarts == 5
 
 
@@ -330,6 +342,18 @@ async def test_the_server_has_no_rights(tmp_path: Path) -> None:
         assert fields["Groups"].split() == []
         assert fields["NoNewPrivs"] == "1"
         assert int(fields["CapPrm"], 16) == int(fields["CapEff"], 16) == int(fields["CapInh"], 16) == 0
+
+
+async def test_the_server_inherits_its_own_descriptors_only(tmp_path: Path) -> None:
+    with socket.socket() as leaky:
+        leaky.set_inheritable(True)
+        async with feeding(tmp_path) as feed:
+            await feed.start([], [])
+            directory = Path(f"/proc/{server_pid(tmp_path)}/fd")
+            targets = {int(entry.name): str(entry.readlink()) for entry in directory.iterdir()}
+            assert targets.pop(0) == "/dev/null"
+            kinds = [target.partition(":")[0] for number, target in sorted(targets.items()) if number > 2]
+            assert kinds == ["socket", str(tmp_path), "socket", "anon_inode"]  # the last one is its epoll
 
 
 async def test_an_orphan_ends_when_its_run_directory_is_deleted(tmp_path: Path) -> None:
