@@ -19,7 +19,7 @@ from netd.capture.pcapng import Writer
 from netd.capture.points import Point
 from netd.capture.recorder import Recorder
 from netd.capture.ring import Frame
-from netd.testing import dissect
+from netd.testing import dissect, golden
 
 SHOWN = 20
 """Frames that a failure lists at most."""
@@ -48,6 +48,8 @@ class Capture:
         self._frames: list[Frame] = []
         self.points = [names.get(point.name, point.name) for point in points]
         self.lost: dict[str, int] = {}
+        self.golden_in = Path("golden")
+        self.update_golden = False
         self._recorder: Recorder | None = Recorder(points, self._take, filter)
 
     def _take(self, frame: Frame) -> None:
@@ -179,6 +181,14 @@ class Capture:
             )
         wanted = dissect.key(dissect.dissected(found[0]))
         return [f.point for f in self.frames() if dissect.key(dissect.dissected(f)) == wanted]
+
+    def golden(self, name: str, at: str = "*") -> None:
+        """Compare the frames, made independent of addresses and times, with the file `name` in the directory
+        `golden` beside the test. `--update-golden` writes it. Raises `Inconclusive` if frames were lost."""
+        __tracebackhide__ = True
+        self.drain()
+        self._refuse_if_lossy(at)
+        golden.compare(self.golden_in / name, golden.lines(self.frames(at)), update=self.update_golden)
 
     def write(self, path: str | Path, comment: Callable[[Frame], str] = lambda frame: "") -> None:
         """Keep the frames as pcapng, with an interface block for each point."""

@@ -168,6 +168,8 @@ class Lab:
         self.packet_socket = points.beside(Path(client.path))
         self.processes: list[Process] = []
         self.captures: list[Capture] = []
+        self.golden_in = Path("golden")
+        self.update_golden = False
 
     def __getitem__(self, ref: str) -> Node:
         try:
@@ -249,6 +251,7 @@ class Lab:
         found = points.listening(self.packet_socket, wanted)
         names = {point.name: self.short(point.name) for point in found}
         capture = Capture(found, names, filter)
+        capture.golden_in, capture.update_golden = self.golden_in, self.update_golden
         self.captures.append(capture)
         return capture
 

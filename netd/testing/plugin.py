@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--netd-socket",
         metavar="PATH",
         help=f"where the daemon listens (else NETD_SOCKET, else {DEFAULT_SOCKET})",
+    )
+
+    group.addoption(
+        "--update-golden", action="store_true", help="write the golden captures instead of comparing them"
+    )
+    group.addoption(
+        "--netd-pcap",
+        choices=("never", "on-failure"),
+        default="never",
+        help="what a failed test recorded, as pcapng, with the host's decisions, in the report and below "
+        "--netd-pcap-dir",
+    )
+    group.addoption(
+        "--netd-pcap-dir", metavar="DIR", default="netd-pcap", help="where they are kept (default: netd-pcap)"
     )
 
 
@@ -83,7 +98,7 @@ def lab(
     if reuse == "function":
         lab = _up(netd_client, source, images)
         try:
-            yield lab
+            yield _for_test(lab, request)
         finally:
             _down(lab)
         return
@@ -91,8 +106,40 @@ def lab(
     if known not in netd_module_labs:
         netd_module_labs[known] = _up(netd_client, source, images)
     lab = netd_module_labs[known]
-    yield lab
+    yield _for_test(lab, request)
     lab.close()
+
+
+def _for_test(lab: Lab, request: pytest.FixtureRequest) -> Lab:
+    lab.golden_in = request.path.parent / "golden"
+    lab.update_golden = bool(request.config.getoption("--update-golden"))
+    return lab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """No packet was drawn yet."""
+    if strategies := sys.modules.get("netd.testing.strategies"):
+        strategies.last.clear()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With --netd-pcap=on-failure, keep what a failed test recorded while its lab is still up."""
+    report = yield
+    if item.config.getoption("--netd-pcap") == "on-failure" and report.when == "call" and report.failed:
+        from netd.testing.lab import Lab
+        from netd.testing.report import keep, keep_packet
+
+        directory = item.config.rootpath / item.config.getoption("--netd-pcap-dir")
+        lab = getattr(item, "funcargs", {}).get("lab")
+        if isinstance(lab, Lab):
+            report.sections += keep(lab, directory, item.nodeid)
+        report.sections += keep_packet(directory, item.nodeid)
+    return report
 
 
 def _arguments(

@@ -45,3 +45,22 @@ def test_a_lossy_capture_proves_nothing(runs: Runs) -> None:
             cap.assert_none(UDP(dport=10))
         """)
     assert re.search(r"Inconclusive: frames were lost \(\d+ at web:eth0\)", wrote)
+
+
+def test_a_golden_capture(runs: Runs) -> None:
+    text = """
+        @pytest.mark.parametrize("port", [7])
+        def test_it(lab, port):
+            lab["web"].exec("ping", "-qc", "1", lab.ip("api", "front"))
+            with lab.sniff("web:eth0", "api:eth0", filter="udp port 7 or udp port 8") as cap:
+                lab["web"].send(IP(dst=lab.ip("api", "front")) / UDP(sport=40000, dport=port))
+            cap.golden("datagram.txt")
+        """
+    assert "there is no" in runs.fails(text)
+    runs.passes(text, "--update-golden")
+    assert (runs.directory / "golden" / "datagram.txt").read_text() == (
+        "web:eth0 out mac1>mac2 ip ip1>ip2 ttl=64 udp port1>7 0 bytes\n"
+        "api:eth0 in mac1>mac2 ip ip1>ip2 ttl=64 udp port1>7 0 bytes\n"
+    )
+    runs.passes(text)
+    assert "udp port1>8 0 bytes" in runs.fails(text.replace("[7]", "[8]"))
