@@ -19,18 +19,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Protocol
 
 from netd import compile, tasks
 from netd.addresses import Addresses
+from netd.announcements import Announcements
 from netd.cluster.ports import Cluster, Holdings
 from netd.dns_feed import NameFeed
 from netd.drivers import driver, overlay
 from netd.errors import AlreadyExists, NetdError, Unavailable
 from netd.kernel.ports import ApplyError, Drift, Kernel
 from netd.locks import Locks
-from netd.model import Endpoint, IPAddress, Network, Node, RemoteEndpoint, Scope, Want
+from netd.model import IPAddress, Network, Node, RemoteEndpoint, Scope, Want
 from netd.objects import KernelObject
 from netd.operations import Operations
 from netd.plan import plan
@@ -96,8 +96,7 @@ class Overlay:
         self._started = asyncio.Event()
         self._turn = asyncio.Lock()
         self._named: dict[tuple[str, str], RemoteEndpoint] = {}
-        self._announcements: list[Callable[[], Awaitable[None]]] = []
-        self._announcing = asyncio.Lock()
+        self._announcements = Announcements(cluster)
         self._first: tuple[Network, ...] | None = None
 
     # --- life -------------------------------------------------------------------------------------
@@ -193,10 +192,7 @@ class Overlay:
         if network.scope is not Scope.CLUSTER:
             return
         if self._cluster is None:
-            raise Unavailable(
-                f"network {network.name!r} belongs to a cluster, and this daemon is in none; start it with "
-                "--cluster"
-            )
+            raise _outside(network)
         await self._cluster.remove_network(network)
 
     def holdings(self, network: Network) -> Holdings | None:
@@ -226,10 +222,7 @@ class Overlay:
         while lacking:
             lacking_network, family, wanted = lacking
             if self._cluster is None:
-                raise Unavailable(
-                    f"network {lacking_network.name!r} belongs to a cluster, and this daemon is in none; "
-                    "start it with --cluster"
-                )
+                raise _outside(lacking_network)
             await self._cluster.grow(lacking_network, family, wanted)
             lacking = self._lacking(wants)
 
@@ -255,32 +248,11 @@ class Overlay:
 
     def tell(self, before: Attached | None, after: Attached | None) -> None:
         """`view` shows `after` instead of `before`: let the cluster know, at the next `announce`."""
-        if self._cluster is None:
-            return
-        old, new = self._of_cluster(before), self._of_cluster(after)
-        kept = {endpoint.id for endpoint in new}
-        gone = [endpoint for endpoint in old if endpoint.id not in kept]
-        changed = before is None or after is None or before.sandbox != after.sandbox
-        fresh = [endpoint for endpoint in new if changed or endpoint not in old]
-        if gone:
-            self._announcements.append(partial(self._cluster.withdraw, gone))
-        if fresh and after is not None:
-            self._announcements.append(partial(self._cluster.publish, after.sandbox, fresh))
-
-    def _of_cluster(self, attached: Attached | None) -> list[Endpoint]:
-        networks = self.view.networks
-        return [
-            endpoint
-            for endpoint in (attached.endpoints if attached else ())
-            if endpoint.network in networks and networks[endpoint.network].scope is Scope.CLUSTER
-        ]
+        self._announcements.gather(self.view, before, after)
 
     async def announce(self) -> None:
         """Tell the cluster what `tell` has gathered; return when that is told."""
-        async with self._announcing:
-            waiting, self._announcements = self._announcements, []
-            for announcement in waiting:
-                await announcement()
+        await self._announcements.tell()
 
     # --- what the cluster tells: networks ---------------------------------------------------------
 
@@ -499,3 +471,9 @@ class Overlay:
                     for network in (old, new)
                 )
                 await self._write(Difference(before, after))
+
+
+def _outside(network: Network) -> Unavailable:
+    return Unavailable(
+        f"network {network.name!r} belongs to a cluster, and this daemon is in none; start it with --cluster"
+    )

@@ -44,7 +44,7 @@ FLOORS: tuple[set[str], ...] = (
     | {"cluster.ports", "ports", "requests", "ruleset", "subnets", "tunnels", "view", "wanted"},
     {"cluster", "kernel"},
     {"changes", "engine", "forwarding", "news", "operations", "overlay", "publishing", "reconcile"}
-    | {"recovery"},
+    | {"announcements", "recovery"},
     {"cni", "cni_server", "containers", "doctor", "packets", "registry", "tracing"},
     {"api.generated"},
     {"api"},

@@ -170,7 +170,8 @@ def test_the_mtu_follows_the_underlay_into_containers_and_back(tmp_path: Path) -
             host.kernel.drift(Drift("underlay"))
             await until(lambda: made(host, Veth).mtu == mtu)  # noqa: B023  (awaited here)
             assert host.engine.network("fabric").mtu == mtu
-            assert host.engine.network("narrow").mtu == narrow
+            await until(lambda: host.engine.network("narrow").mtu == narrow)  # noqa: B023  (awaited here)
+            await until(lambda: not host.engine._operations._running)
             mtus = {item.mtu for item in host.kernel.objects if isinstance(item, Bridge | Vxlan)}
             assert mtus == {mtu, narrow}
         host.kernel.underlays[OURS.address] = Uplink("eth0", 4000)
