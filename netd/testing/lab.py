@@ -24,12 +24,13 @@ from netd.api.client import Client
 from netd.capture import points
 from netd.capture.recorder import Recorder
 from netd.capture.ring import Frame
-from netd.errors import Invalid
+from netd.errors import Invalid, Unsupported
 from netd.testing import dissect
 from netd.testing.capture import Capture
 from netd.testing.processes import TIMEOUT, Completed, Process
 from netd.testing.trace import Trace
-from netd.topology import Project
+from netd.topology import Project, links
+from netd.topology.namespaces import lose
 
 Destination = IPv4Address | IPv6Address
 
@@ -282,6 +283,35 @@ class Lab:
                 host = f"{each.host_ip}:" if ":" not in each.host_ip else f"[{each.host_ip}]:"
                 where = host if each.host_ip else ""
                 self.client.remove_port(name, f"{where}{each.host_port}:{each.container_port}/{each.proto}")
+
+    @contextmanager
+    def netem(self, ref: str, network: str = "", *, loss: float | str = 0, **more: object) -> Iterator[None]:
+        """Let the link of a container to a network lose packets, each way, while the block runs: "10%".
+
+        Afterwards the file's word counts again. Raises `Unsupported` for delay, jitter and the like, which
+        need the kernel's netem, and `NotFound` where the daemon runs in other namespaces than the test.
+        """
+        if more:
+            raise Unsupported(f"{', '.join(more)} would need the kernel's netem, which netd does not drive")
+        share = links.share(str(loss), "loss") if isinstance(loss, str) else float(loss)
+        with self._lossy(ref, network, share):
+            yield
+
+    @contextmanager
+    def link_down(self, ref: str, network: str = "") -> Iterator[None]:
+        """Let no packet pass on the link of a container to a network while the block runs; see `netem`."""
+        with self._lossy(ref, network, 100.0):
+            yield
+
+    @contextmanager
+    def _lossy(self, ref: str, network: str, percent: float) -> Iterator[None]:
+        endpoint, _ = self._endpoint(ref, network, 0)
+        container = self.client.container(self[ref].name)
+        lose(container, endpoint.ifname, percent)
+        try:
+            yield
+        finally:
+            lose(container, endpoint.ifname, float(endpoint.options.get(links.LOSS, 0)))
 
     def close(self) -> None:
         """End what tests have left running."""

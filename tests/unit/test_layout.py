@@ -64,7 +64,8 @@ CLIENTS: dict[str, set[str]] = {
     "topology.namespaces": VALUES | {"api.generated", "kernel", "topology"},
     "topology.check": VALUES | {"api.client", "api.generated", "kernel", "topology"},
     "capture": VALUES,
-    "testing": VALUES | {"api.client", "api.generated", "capture", "kernel", "topology"},
+    "testing": VALUES
+    | {"api.client", "api.generated", "capture", "kernel", "topology", "topology.namespaces"},
     "cli": VALUES | {"api.client", "api.generated", "capture"},
     "cli.daemon": VALUES | {"app", "cli"},
     "cli.topology": VALUES

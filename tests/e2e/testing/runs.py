@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
-from tests.e2e.host import Host
+from tests.e2e.host import ROOT, Host
 
 HEAD = '''
 import pytest
@@ -35,6 +35,7 @@ class Runs:
 
     def __init__(self, host: Host, directory: Path) -> None:
         self.directory = directory
+        self._host = host
         self._socket = f"/proc/{host.lab.pid}/root/run/netd/netd.sock"
 
     def write(self, text: str, name: str = "test_it.py") -> Path:
@@ -81,3 +82,15 @@ class Runs:
         done = self.run(*arguments)
         assert done.returncode == 1, done.stdout + done.stderr
         return done.stdout
+
+    def passes_on_the_host(self, text: str) -> None:
+        """As `passes`, from where the daemon is: some things need the same namespaces."""
+        self.write(text)
+        host = self._host
+        argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "netd.testing.plugin"]
+        done = host.run(
+            *("env", "-u", "PYTHONWARNINGS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", f"PYTHONPATH={ROOT}"),
+            *argv,
+            *("--rootdir", self.directory, self.directory),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

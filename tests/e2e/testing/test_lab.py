@@ -53,3 +53,25 @@ def test_send_sniff_and_answer(runs: Runs) -> None:
             with pytest.raises(Exception, match="filter 'nonsense': .*syntax error"):
                 lab.sniff("api", filter="nonsense")
         """)
+
+
+def test_links_that_lose_packets(runs: Runs) -> None:
+    runs.passes_on_the_host("""
+        def test_cut_and_mended(lab):
+            question = IP(dst=lab.ip("api", "front")) / ICMP()
+            with lab.link_down("api", "front"):
+                assert lab["web"].sr1(question, timeout=0.3) is None
+                assert lab["db"].sr1(IP(dst=lab.ip("api", "back")) / ICMP()) is not None
+            assert lab["web"].sr1(question) is not None
+
+        def test_some_are_lost(lab):
+            packet = IP(dst=lab.ip("api", "front")) / UDP(dport=9)
+            with lab.netem("api", "front", loss="50%"):
+                with lab.sniff("api:eth0", "web:eth0") as cap:
+                    lab["web"].send(packet, count=100)
+                    lab["web"].exec("ping", "-c", "30", "-i", "0.01", lab.ip("api", "front"), check=False)
+            assert 0 < len(cap.matching(ICMP(type=0), "web:eth0")) < 30
+            with pytest.raises(Exception, match="delay would need the kernel's netem"):
+                with lab.netem("api", delay="10ms"):
+                    pass
+        """)
