@@ -64,7 +64,7 @@ unit: venv
 
 bench: venv
 	-.ci/docker build/docker
-	-.ci/packages dnsperf aardvark-dns gcc libc6-dev mininet bridge-utils
+	-.ci/packages dnsperf aardvark-dns netavark gcc libc6-dev mininet bridge-utils
 	$(BIN)/python -m tests.bench $(ARGS)
 
 cni-conformance: venv
