@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 HEDGE = 0.12
 """Seconds until the next server is asked as well."""
-HEDGES = 0.24
+HEDGES = 0.2
 """Seconds in which all have been asked, however many there are: one that answers is heard within 300 ms."""
 REPEAT = 0.6
 """Seconds after the last was asked until all are asked again, since packets get lost; and then until
