@@ -66,7 +66,7 @@ def test_a_restart_under_traffic_is_not_noticed(host: Host, endpoints: int, rest
     eventually(
         "all links are up", lambda: not re.search("^ve-.* (DOWN|UNKNOWN) ", host.sh("ip -br link"), re.M)
     )
-    rules, before = host.sh("nft -s list ruleset"), generation(host)
+    rules, before, links = host.sh("nft -s list ruleset"), generation(host), host.sh("ip link")
     streams = [Flood(host.lab.client, "tcp", address, 8080) for address in HOST]
     published = [f"udp,{address},8080" for address in HOST]
     neighbour = [f"udp,{host.address('web', family=family)},80" for family in (4, 6)]
@@ -80,7 +80,7 @@ def test_a_restart_under_traffic_is_not_noticed(host: Host, endpoints: int, rest
         assert process.stdout.readline() == "ready\n"
     log = host.lab.directory / "monitor"
     with log.open("w") as file:
-        monitor = host.spawn("ip", "monitor", "link", "address", "route", "rule", stdout=file)
+        monitor = host.spawn("ip", "monitor", "address", "route", "rule", stdout=file)
     host.sh("ip route add 10.1.1.1/32 dev lo; ip route del 10.1.1.1/32 dev lo")
     eventually("the monitor listens", lambda: heard(log, "10.1.1.1") or marked(host))
     took = []
@@ -107,6 +107,7 @@ def test_a_restart_under_traffic_is_not_noticed(host: Host, endpoints: int, rest
     assert generation(host) == before, "a restart with nothing changed changes no rule"
     assert {"10.1.1.1", "10.2.2.2"} == {address_in(line) for line in heard(log, "")}
     assert host.sh("nft -s list ruleset") == rules
+    assert host.sh("ip link") == links
     assert statistics.median(took) < (READY_WITHIN if restarts > 3 else 5 * READY_WITHIN)
     crowd(host, "down", endpoints)
 
