@@ -75,7 +75,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What changed at, or up to, one revision."""
+    """What changed, up to and including one revision; 0 where nothing did."""
 
     revision: int
     events: Sequence[pb.Event]
@@ -207,7 +207,9 @@ class Etcd:
                         raise Compacted(f"etcd has forgotten all before revision {answer.compact_revision}")
                     if answer.canceled:
                         raise Unavailable(f"etcd ended the watch: {answer.cancel_reason}")
-                    yield Batch(answer.header.revision, answer.events)
+                    # Not the header's revision: that is etcd's own, and its events may be still to come.
+                    revision = max((event.kv.mod_revision for event in answer.events), default=0)
+                    yield Batch(revision, answer.events)
                     answer = await call.read()
             except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError) as error:
                 raise Unavailable(f"the watch of etcd broke: {_why(error)}") from error

@@ -35,9 +35,9 @@ def running(size: int = 2, family: int = 4, grace: float = 3600.0) -> Iterator[C
 
 
 def speaks(host: Host, container: str, other: Host, name: str) -> None:
-    """A container reaches another one by everything that it has."""
+    """A container reaches another one by everything that it has, as soon as both hosts know of both."""
     wanted = targets(other, name)
-    assert reached(host, container, wanted) == wanted
+    eventually(f"{container} reaches {name}", lambda: reached(host, container, wanted, 2.0) == wanted)
 
 
 @pytest.mark.parametrize("family", [4, 6])
