@@ -130,7 +130,7 @@ def table(taken: Mapping[tuple[str, str, int], Times], names: Sequence[str], lev
                 cells = " | ".join(shown(each) if each else "-" for each in row)
                 ratio = ratio_of(taken, ours[0], family, live, verb)
                 lines.append(f"| {what}, {family} | {live} | {cells} | {ratio} |")
-        for name in ours:
+        for name in ours if len(levels) > 1 else ():
             growth = statistics.median(taken[name, family, levels[-1]]["add"])
             growth /= statistics.median(taken[name, family, levels[0]]["add"])
             verdict = "met" if growth <= GROWTH else "**missed**"
