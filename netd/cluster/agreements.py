@@ -206,10 +206,11 @@ class Agreements:
             self._check_reachable(network, f"cannot give {address}")
             reclaimable = self._knowledge.reclaimable()
             key = records.single_key(network.id, block, address)
+            known = self._directory.modified(key)
             try:
                 blocks.check_single(network, address, own, owner, claimant, reclaimable)
             except AlreadyExists:
-                if await self._is_news(key):
+                if await self._is_news(key, known):
                     continue
                 raise
             conditions = [*self._ground(network), self._as_known(key)]
@@ -221,11 +222,11 @@ class Agreements:
                 return
         raise Unavailable(f"address {address} of network {network.name!r} is fought over; try again")
 
-    async def _is_news(self, key: bytes) -> bool:
-        """Whether etcd knows better than this node did, and now does: a container may have left its old host
+    async def _is_news(self, key: bytes, known: int) -> bool:
+        """Whether etcd knows better than this node did as of `known`, and now does: a container may have left its old host
         a moment ago, and be started here before this node heard that its address is free."""
         found = await self._etcd.get(key)
-        if found is None or found.mod_revision <= self._directory.modified(key):
+        if found is None or found.mod_revision <= known:
             return False
         return await self._knowledge.caught_up(found.mod_revision, HEARING)
 
