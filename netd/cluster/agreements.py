@@ -223,8 +223,11 @@ class Agreements:
         raise Unavailable(f"address {address} of network {network.name!r} is fought over; try again")
 
     async def _is_news(self, key: bytes, known: int) -> bool:
-        """Whether etcd knows better than this node did as of `known`, and now does: a container may have left its old host
-        a moment ago, and be started here before this node heard that its address is free."""
+        """Whether etcd knows better than this node did as of `known`, and now does.
+
+        A container may have left its old host a moment ago, and be started here before this node heard that
+        its address is free.
+        """
         found = await self._etcd.get(key)
         if found is None or found.mod_revision <= known:
             return False
