@@ -64,3 +64,44 @@ def test_a_golden_capture(runs: Runs) -> None:
     )
     runs.passes(text)
     assert "udp port1>8 0 bytes" in runs.fails(text.replace("[7]", "[8]"))
+
+
+def test_one_packet_is_followed_through_address_translation(runs: Runs) -> None:
+    runs.passes("""
+        def test_by_a_published_port(lab):
+            with lab.publish("api", "0.0.0.0::9/udp") as port, lab.sniff() as cap:
+                question = IP(dst="203.0.113.2", id=77) / UDP(sport=7, dport=port) / b"through"
+                lab["web"].send(question)
+            assert cap.path(question) == ["web:eth0", "api:eth0"]
+            cap.assert_seen(question, at="api:eth0", changed={"dst": lab.ip("api", "front"), "dport": 9})
+            cap.assert_none(question, at="api:eth0")
+        """)
+
+
+def test_nobody_speaks_for_another(runs: Runs) -> None:
+    """What tests/e2e/test_spoofing.py does with many frames, as a user of the plugin would say it."""
+    runs.passes("""
+        @pytest.mark.parametrize("forged", ["src", "mac", "arp"])
+        def test_forged_frames_end_at_the_port(lab, forged):
+            frame = Ether(src=lab.mac("web"), dst=lab.mac("api", "front"))
+            packet = IP(src=lab.ip("web"), dst=lab.ip("api", "front")) / UDP(dport=9) / forged.encode()
+            match forged:
+                case "src":
+                    packet.src = lab.gateway("front")
+                case "mac":
+                    frame.src = "02:00:00:00:00:99"
+                case "arp":
+                    frame.dst = "ff:ff:ff:ff:ff:ff"
+                    packet = ARP(op=2, hwsrc=lab.mac("web"), psrc=lab.gateway("front"))
+            with lab.sniff("web:eth0", "api:eth0", "network:front") as cap:
+                lab["web"].send(frame / packet)
+            cap.assert_seen(frame / packet, at="web:eth0")
+            cap.assert_none(frame / packet, at="api:eth0")
+            cap.assert_none(frame / packet, at="network:front")
+
+        def test_an_honest_one_does_not(lab):
+            frame = Ether(dst=lab.mac("api", "front")) / IP(dst=lab.ip("api", "front")) / UDP(dport=9)
+            with lab.sniff("api:eth0") as cap:
+                lab["web"].send(frame)
+            cap.assert_seen(frame, at="api:eth0", count=1)
+        """)
