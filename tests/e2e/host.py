@@ -397,18 +397,21 @@ def removed(group: Path) -> bool:
 
 
 def sweep() -> None:
-    """Remove what labs left whose owner was killed: groups are in no namespace that could end with it."""
-    for group in {path.name for path in lab_groups()}:
-        owner = group.removeprefix(GROUP).partition("-")[0]
-        if not Path(f"/proc/{owner}").exists():
-            remove_groups(group)
+    """Remove what labs left whose owner was killed: neither groups nor files end with a namespace."""
+    directories = {path.name: path for path in Path("/tmp").glob(f"{GROUP}*-*")}
+    for name in {path.name for path in lab_groups()} | directories.keys():
+        owner = name.removeprefix(GROUP).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            remove_groups(name)
+            if name in directories:
+                shutil.rmtree(directories[name], ignore_errors=True)
 
 
 class Lab:
     """The namespaces, as a context manager."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="netd-lab-", dir="/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{GROUP}{os.getpid()}-", dir="/tmp"))
         self.processes: list[subprocess.Popen[str]] = []
         self.environment = {
             "PATH": f"{NETD.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
