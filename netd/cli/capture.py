@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from netd.cli.options import connected, container_names, socket_option
-from netd.errors import Invalid
+from netd.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
+    from netd.capture.recorder import Recorder
     from netd.capture.ring import Frame
 
 
@@ -47,10 +48,16 @@ def capture(targets: str, filter: Sequence[str], output: str | None, count: int 
         recorder = Recorder(found, written.frame, " ".join(filter))
         print(f"recording {', '.join(names)}; Ctrl-C ends it", file=sys.stderr, flush=True)
         _wait(written.over)
+        incomplete: Unavailable | None = None
+        if not written.full:
+            # The kernel hands packets over in blocks: the last ones before Ctrl-C are still in its hands.
+            incomplete = _drain(recorder)
         seen, lost = recorder.counts(), recorder.close()
         written.end(seen, lost)
     counted = f"{written.count} packet{'' if written.count == 1 else 's'} recorded, {sum(lost.values())} lost"
     print(counted, *(f"{number} at {name}" for name, number in lost.items()), sep="; ", file=sys.stderr)
+    if incomplete:
+        raise incomplete
     if written.trouble and not isinstance(written.trouble, BrokenPipeError):
         raise Invalid(f"cannot write {output or 'to standard output'}: {written.trouble.strerror}")
 
@@ -69,9 +76,14 @@ class _Output:
         self._line = summary.line
         self._writer = Writer(file, names) if file else None
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more will be written: the limit is reached, or writing failed."""
+        return self.trouble is not None or self.count == self._limit > 0
+
     def frame(self, frame: Frame) -> None:
-        """Write one frame, unless it is over."""
-        if self.over.is_set():
+        """Write one frame, unless there are enough or nobody wants more."""
+        if self.full:
             return
         try:
             if self._writer:
@@ -91,6 +103,15 @@ class _Output:
         if self._writer and not self.trouble:
             for name in seen:
                 self._writer.statistics(name, time.time_ns(), seen[name], lost.get(name, 0))
+
+
+def _drain(recorder: Recorder) -> Unavailable | None:
+    """Take what is still under way; what was recorded is kept also where that cannot be known."""
+    try:
+        recorder.drain()
+    except Unavailable as error:
+        return error
+    return None
 
 
 def _wait(over: threading.Event) -> None:
