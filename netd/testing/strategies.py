@@ -65,15 +65,18 @@ def _kinds(layers: Layers) -> list[type[Packet]]:
 
 
 def _layer(kind: type[Packet], fixed: dict[str, Any]) -> SearchStrategy[Packet]:
-    required: dict[str, SearchStrategy[Any]] = {}
-    optional: dict[str, SearchStrategy[Any]] = {}
+    drawn: dict[str, SearchStrategy[Any]] = {}
     for field in kind.fields_desc:
         given = fixed.get(f"{kind.__name__}__{field.name}", fixed.get(field.name))
         if given is not None:
-            required[field.name] = given if isinstance(given, SearchStrategy) else st.just(given)
+            drawn[field.name] = given if isinstance(given, SearchStrategy) else st.just(given)
         elif field.name not in COMPUTED and (values := _values(field)) is not None:
-            optional[field.name] = values
-    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: kind(**fields))
+            # Each left to its default by itself: out of `optional` of fixed_dictionaries, hypothesis does
+            # not always get a field that does not matter.
+            drawn[field.name] = st.none() | values
+    return st.fixed_dictionaries(drawn).map(
+        lambda fields: kind(**{name: value for name, value in fields.items() if value is not None})
+    )
 
 
 def _values(field: Any) -> SearchStrategy[Any] | None:

@@ -33,7 +33,12 @@ def test_every_draw_can_be_built(packet: Packet) -> None:
 
 
 def test_shrinking_leaves_what_matters() -> None:
-    packet = find(packets(IP() / UDP(), dst="10.0.0.3"), lambda packet: packet[IP].ttl < 5)
+    # Shrinking has a budget of time: from a seed of chance it may end a step short on a busy machine.
+    packet = find(
+        packets(IP() / UDP(), dst="10.0.0.3"),
+        lambda packet: packet[IP].ttl < 5,
+        settings=settings(derandomize=True, database=None),
+    )
     assert fields(packet) == {"dst": "10.0.0.3", "ttl": 0}
     assert fields(packet[UDP]) == {}
     assert not packet[UDP].payload
