@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import inspect
 import os
 import subprocess
@@ -129,6 +130,7 @@ def _counted(work: Callable[[], None], directory: Path | None) -> None:
 
     def count() -> census.Census:
         here = os.getpid()
+        gc.collect()  # an earlier test of this process may have left a loop with its descriptors to the collector
         directories = [directory / "netns"] if directory else []
         return census.take(*directories, processes_below=here, descriptors_of=here)
 

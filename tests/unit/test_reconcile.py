@@ -185,9 +185,9 @@ def test_a_namespace_that_goes_takes_its_attachment_along(tmp_path: Path) -> Non
             [end] = host.engine.view.endpoints_of(sandbox.id)
             host.kernel.vanish(sandbox.netns)
             host.kernel.drift(Drift("link", host_ifname(end)))
-            await until(lambda: not host.engine.view.sandboxes)
+            await until(lambda: "endpoint disconnect web" in host.events())
+            assert not host.engine.view.sandboxes
             assert host.feed.names == {}
-            assert "endpoint disconnect web" in host.events()
             await at_rest(host)
             host.assert_as_wanted()
             await host.engine.remove_network("front")
