@@ -130,7 +130,7 @@ def _counted(work: Callable[[], None], directory: Path | None) -> None:
 
     def count() -> census.Census:
         here = os.getpid()
-        gc.collect()  # an earlier test of this process may have left a loop with its descriptors to the collector
+        gc.collect()  # an earlier test may have left a loop and its descriptors to the collector
         directories = [directory / "netns"] if directory else []
         return census.take(*directories, processes_below=here, descriptors_of=here)
 
