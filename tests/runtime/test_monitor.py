@@ -121,11 +121,12 @@ def test_nonsense_from_a_client_is_ignored(box: Box) -> None:
         await attached.send(Frame("resize", code=5))
         await attached.send(Frame("signal", code=999))
         await attached.send(Frame("stdin", b"late\n"))
-        out, _, code = await collect(attached)
-        # A client may be attached by its first frame, so "early" counts.
-        assert (out, code) == (b"early\n", 0)
+        _, _, code = await collect(attached)
+        assert code == 0
 
     box.do(within(talk()))
+    # A client may be attached by its first frame, so "early" counts; it may be answered before we listen.
+    box.says(id, "early")
     box.remove(id)
 
 
