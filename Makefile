@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# How many tests run at once. They wait for the kernel more than they compute.
-JOBS ?= 4
+# How many tests run at once: more than there are processors, and what is timed is late.
+JOBS ?= $(shell nproc)
 
 # netd itself needs the two libraries; tests and demo look at the kernel with the usual tools.
 PACKAGES := libnftables1 libseccomp2
