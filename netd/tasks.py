@@ -31,6 +31,26 @@ def _ended(task: asyncio.Task[Any]) -> None:
         log.error("task %s failed", task.get_name(), exc_info=error)
 
 
+async def first_to_end(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run all of them until the first ends; cancel the others, wait for them, and raise what it raised.
+
+    Not a `TaskGroup`, which tells its own task by cancelling it that a child failed, and in Python 3.11
+    leaves the mark of that behind (`Task.cancelling`): whoever asks afterwards whether the task is to end
+    is told so for ever.
+    """
+    loop = asyncio.get_running_loop()
+    running = [loop.create_task(coroutine) for coroutine in coroutines]
+    try:
+        ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+    for task in running:
+        if task in ended:
+            task.result()
+
+
 async def carry_through(coroutine: Coroutine[Any, Any, T], *, name: str) -> T:
     """Await `coroutine` to its end even if the caller is cancelled meanwhile; only then raise that.
 

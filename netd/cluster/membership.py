@@ -129,8 +129,8 @@ class EtcdCluster:
         while True:
             try:
                 await self._session()
-            except* (Unavailable, Compacted) as group:
-                self._problem = str(_first(group))
+            except (Unavailable, Compacted) as error:
+                self._problem = str(error)
             finally:
                 stood, self._connected = self._connected, False
                 self._absent.clear()
@@ -152,10 +152,7 @@ class EtcdCluster:
             self._connected, self._problem = True, ""
             self._publisher.begin(listing.revision)
             log.info("cluster: following etcd at %s from revision %d", self._etcd.endpoint, listing.revision)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow(watch))
-                group.create_task(self._beat())
-                group.create_task(self._publisher.run())
+            await tasks.first_to_end(self._follow(watch), self._beat(), self._publisher.run())
 
     async def _relist(self, kvs: Sequence[pb.KeyValue], revision: int) -> None:
         new = {kv.key: _raw(kv) for kv in kvs}
@@ -388,11 +385,3 @@ _UNTOUCHED = object()
 
 def _raw(kv: pb.KeyValue) -> Raw:
     return Raw(kv.value, kv.create_revision, kv.mod_revision)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The first error in a group of groups."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

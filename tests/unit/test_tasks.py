@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from netd.tasks import carry_through, spawn
+from netd.tasks import carry_through, first_to_end, spawn
 
 
 def test_a_task_is_held_until_it_ends() -> None:
@@ -87,5 +87,50 @@ def test_what_is_carried_through_ends_before_the_cancellation_is_felt() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await caller
         assert done
+
+    asyncio.run(story())
+
+
+def test_the_first_to_end_ends_the_others_and_marks_nobody_as_cancelled() -> None:
+    async def story() -> None:
+        ended: list[str] = []
+
+        async def fail() -> None:
+            await asyncio.sleep(0.01)
+            raise ValueError("broken")
+
+        async def last() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0)
+                ended.append("other")
+
+        with pytest.raises(ValueError, match="broken"):
+            await first_to_end(last(), fail())
+        assert ended == ["other"]
+        me = asyncio.current_task()
+        assert me is not None
+        assert me.cancelling() == 0
+
+    asyncio.run(story())
+
+
+def test_to_cancel_who_waits_for_the_first_to_end_cancels_all() -> None:
+    async def story() -> None:
+        ended: list[str] = []
+
+        async def last(name: str) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(name)
+
+        waiting = spawn(first_to_end(last("a"), last("b")), name="waiting")
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        assert sorted(ended) == ["a", "b"]
 
     asyncio.run(story())
