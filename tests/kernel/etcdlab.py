@@ -29,6 +29,7 @@ from netd.model import Endpoint, Network, Node, RemoteEndpoint
 from netd.store.base import Attached
 from netd.store.sqlite import SqliteStore
 from netd.view import View
+from tests.descriptors import descriptors
 from tests.unit.cluster.sample import SANDBOX
 
 TTL = 2
@@ -123,7 +124,7 @@ async def etcd(directory: Path, members: int = 1) -> AsyncIterator[Server]:
 
 
 def _descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    return len(descriptors())
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from netd.dns_feed import describe
 from netd.errors import AlreadyExists, Unavailable
 from netd.model import Network, Proto, RemoteEndpoint
 from netd_dns import control
+from tests.descriptors import descriptors
 from tests.kernel.dnslab import bridge, client, feeding, network, run, sandbox, server_pid
 
 FRONT, BACK = network("front", 1), network("back", 2)
@@ -191,12 +192,12 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_left(tmp_path: Path)
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as other:
             other.bind(("fd99:1::1", 53))
             other.listen()
-            before = len(list(Path("/proc/self/fd").iterdir()))
+            before = len(descriptors())
             with pytest.raises(
                 AlreadyExists, match=r"network front: port 53 of its gateway fd99:1::1 is taken"
             ):
                 await feed.network_added(FRONT)
-            assert len(list(Path("/proc/self/fd").iterdir())) == before
+            assert len(descriptors()) == before
         await feed.network_added(FRONT)
 
 

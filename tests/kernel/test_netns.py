@@ -14,6 +14,7 @@ import pytest
 
 from netd.errors import AlreadyExists, Invalid, KernelError, NotFound
 from netd.kernel import netns
+from tests.descriptors import descriptors
 
 Shell = Callable[[str], str]
 
@@ -178,7 +179,7 @@ async def test_what_is_no_network_namespace_is_refused(tmp_path: Path) -> None:
 
 async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     made = await netns.create(tmp_path / "netns", "web")
-    before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = descriptors()
     for _ in range(20):
         await netns.inside(made, own)
         netns.identify(made.path, "web")
@@ -188,5 +189,5 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
             await netns.inside(replace(made, inode=1), own)
         with pytest.raises(Invalid):
             netns.identify("/proc/thread-self/ns/mnt", "web")
-    assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert sorted(descriptors()) == before
     netns.delete(Path(made.path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from netd.capture.points import Point
 from netd.capture.recorder import Recorder
 from netd.capture.ring import Frame
 from netd.errors import KernelError, Unavailable
+from tests.descriptors import descriptors
 from tests.kernel.capture.test_ring import HEAD, on_a_pair, send
 
 Shell = Callable[[str], str]
@@ -98,7 +98,7 @@ async def test_what_a_sink_raises_is_raised_to_whoever_drains(sh: Shell) -> None
 
 @on_a_pair
 async def test_one_point_that_cannot_be_armed_closes_all(sh: Shell) -> None:
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = len(descriptors())
     with pytest.raises(KernelError, match="web:none"):
         Recorder([point("one"), point("none"), point("two")], lambda frame: None)
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(descriptors()) == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from netd.capture import points
 from netd.errors import NotFound, Unreachable
+from tests.descriptors import descriptors
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def test_only_an_interface_of_the_host_has_no_speaker(daemon: Path) -> None:
 
 
 def test_a_refusal_closes_what_was_opened(daemon: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = len(descriptors())
     with pytest.raises(NotFound, match="gone is gone"):
         points.listening(daemon, ["web:eth0", "gone"])
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(descriptors()) == before
 
 
 def test_nobody_answers(daemon: Path, tmp_path: Path) -> None:

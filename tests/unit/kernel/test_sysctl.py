@@ -10,6 +10,7 @@ import pytest
 from netd.errors import Invalid, KernelError
 from netd.kernel import sysctl
 from netd.objects import Sysctl
+from tests.descriptors import descriptors
 
 
 def test_a_path_is_below_proc_sys_net() -> None:
@@ -86,7 +87,7 @@ def test_a_writer_looks_a_directory_up_once_and_closes_what_it_opened(
         return real(path, flags, **more)
 
     monkeypatch.setattr(os, "open", counted)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = len(descriptors())
     with sysctl.Writer() as writer:
         for name in ("a", "b", "a"):
             writer.write(Sysctl(("net", "ipv4", "conf", "eth0", name), "1"))
@@ -94,4 +95,4 @@ def test_a_writer_looks_a_directory_up_once_and_closes_what_it_opened(
             writer.write(Sysctl(("net", "ipv4", "conf", "eth0", "c"), "1"))
     assert opened == [str(directory), "a", "b", "a", "c"]
     assert ((directory / "a").read_text(), (directory / "b").read_text()) == ("1", "1")
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(descriptors()) == before

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
 import pytest
 
 from netd_dns import control
+from tests.descriptors import descriptors
 
 
 def test_messages_arrive_whole_with_their_descriptors() -> None:
@@ -42,10 +42,10 @@ def test_what_is_not_a_message() -> None:
         for data in (b"not json", b"[1]", b"\xff", b"x" * (control.MESSAGE_MOST + 1)):
             reading, writing = os.pipe()
             control.send(left, data, [reading])
-            before = len(list(Path("/proc/self/fd").iterdir()))
+            before = len(descriptors())
             with pytest.raises(ValueError):  # noqa: PT011  (of json, of us)
                 control.receive(right)
-            assert len(list(Path("/proc/self/fd").iterdir())) == before, "its descriptors must not stay open"
+            assert len(descriptors()) == before, "its descriptors must not stay open"
             os.close(reading)
             os.close(writing)
         right.setblocking(False)
