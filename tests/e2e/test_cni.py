@@ -20,7 +20,9 @@ CNITOOL = "github.com/containernetworking/cni/cnitool@v1.3.0"
 needs_reference = pytest.mark.skipif(
     not REFERENCE.exists(), reason="needs Debian's containernetworking-plugins"
 )
-needs_podman = pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")
+needs_podman = pytest.mark.skipif(
+    not (shutil.which("podman") and shutil.which("runc")), reason="needs podman and runc"
+)
 
 
 class Runtime:
@@ -332,6 +334,10 @@ def test_podman_runs_a_container_on_a_netd_network(runtime: Runtime, lab: Lab) -
         assert runtime.host.output("curl", "-sf", "--max-time", "5", "http://10.70.0.2/") == "hello\n"
     finally:
         succeeded(runtime.host.run(*podman, "rm", "-f", "-t", "0", "web"))
+        # What conmon starts when its container ends mounts podman's storage as well, at its own time.
+        late = ("pgrep", "-f", "--", place[0])
+        eventually("podman is done", lambda: runtime.host.run(*late).returncode == 1)
+        runtime.host.run("umount", f"{runtime.directory}/root/overlay")
     assert runtime.endpoints() == []
 
 
