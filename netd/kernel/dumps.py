@@ -184,13 +184,21 @@ def address(body: bytes) -> tuple[int, IPInterface, int]:
 
 @dataclass(frozen=True, slots=True)
 class KernelRoute:
-    """A route of the main table; `index` of its device, 0 for multipath and special routes."""
+    """A route; `index` of its device, 0 for multipath and special routes, and `first` that of a
+    multipath route's first hop, else 0."""
 
     destination: IPNetwork
     index: int
     via: IPAddress | None
     protocol: int
     kind: int
+    metric: int = 0
+    first: int = 0
+
+    @property
+    def device(self) -> int:
+        """The index of an interface that it uses; 0 where it uses none."""
+        return self.index or self.first
 
 
 def route(body: bytes) -> KernelRoute:
@@ -206,7 +214,16 @@ def route(body: bytes) -> KernelRoute:
     else:
         destination = IPv6Network((found.get(fastnl.RTA_DST, bytes(16)), prefix))
         via = IPv6Address(gateway) if gateway else None
-    return KernelRoute(destination, _number(found.get(fastnl.RTA_OIF)), via, protocol, kind)
+    hops = found.get(fastnl.RTA_MULTIPATH, b"")
+    return KernelRoute(
+        destination,
+        _number(found.get(fastnl.RTA_OIF)),
+        via,
+        protocol,
+        kind,
+        metric=_number(found.get(fastnl.RTA_PRIORITY)),
+        first=fastnl.RTNEXTHOP.unpack_from(hops)[3] if hops else 0,
+    )
 
 
 def own_addresses(socket: fastnl.Socket, index: int = 0) -> list[tuple[int, IPInterface]]:

@@ -1,133 +1,133 @@
-"""What the host's own network looks like, asked seldom: through pyroute2.
+"""What the host's own network looks like. None of it is ever changed.
 
 netd reads here what it must not collide with (routes and addresses), where it may publish, and the
-uplink whose MTU a new network takes. None of it is ever changed.
+uplink whose MTU a new network takes. That is asked with every new network, so it is read by hand
+like everything else that is asked often, on whatever thread calls: each function opens a socket in
+the namespace of its thread and closes it.
+
+`underlay` is another matter: only a daemon in a cluster asks for it, seldom, so it goes through
+pyroute2, which is imported then and not before. It would be 11 MB of every daemon's memory.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from socket import if_indextoname
-from typing import Any
-
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from netd.errors import KernelError, Unavailable
+from netd.kernel import dumps, fastnl
+from netd.kernel.dumps import KernelRoute
 from netd.kernel.fastnl import AF_INET, AF_INET6, DUMP_TRIES, NLM_F_DUMP_INTR, RT_TABLE_MAIN, RTN_UNICAST
 from netd.kernel.ports import Uplink
 from netd.model import IPAddress
 
-Dump = Callable[[], Awaitable[AsyncIterator[Any]]]
+FAMILIES = (AF_INET, AF_INET6)
+READING = "read the host's network configuration"
 
 
-class Facts:
-    """One rtnetlink socket of the event loop's namespace, for reading only."""
+def networks() -> list[tuple[str, IPAddress, int]]:
+    """(interface, network address, prefix length) of each route and address, default routes left out.
 
-    def __init__(self) -> None:
-        self._rtnl: AsyncIPRoute | None = None
-        # The kernel runs one dump at a time on a socket and refuses a second with EBUSY.
-        self._turn = asyncio.Lock()
+    Routes of every table count: another tool's policy routing is somebody's network too. The
+    interface of a multipath route is its first one; "" where there is none.
+    """
+    with _socket() as socket:
+        routes = [route for family in FAMILIES for route in _unicast(socket, family)]
+        addresses = _addresses(socket)
+    names = _Names()
+    found = [
+        (names[route.device], route.destination.network_address, route.destination.prefixlen)
+        for route in routes
+        if route.destination.prefixlen
+    ]
+    return found + [(names[index], address, prefix) for index, address, prefix in addresses]
 
-    async def start(self) -> None:
-        # Strict checking makes the kernel filter dumps; extended ACKs give errors their words.
-        self._rtnl = AsyncIPRoute(ext_ack=True, strict_check=True)
-        await self._rtnl.setup_endpoint()
 
-    async def close(self) -> None:
-        if self._rtnl:
-            self._rtnl.close()
-        self._rtnl = None
+def addresses() -> list[IPAddress]:
+    """Every address of the host."""
+    with _socket() as socket:
+        return [address for _, address, _ in _addresses(socket)]
 
-    async def networks(self) -> list[tuple[str, IPAddress, int]]:
-        """(interface, network address, prefix length) of each route and address, default routes left out.
 
-        Routes of every table count: another tool's policy routing is somebody's network too.
-        """
-        found: list[tuple[str, IPAddress, int]] = []
-        for family, unspecified in ((AF_INET, "0.0.0.0"), (AF_INET6, "::")):
-            # The kernel filters by type: every interface has local and multicast routes besides.
-            ask = partial(self._socket.route, "dump", family=family, type=RTN_UNICAST)
-            for route in await self._dump(ask):
-                if route["dst_len"] and route["type"] == RTN_UNICAST:
-                    destination = ip_address(route.get("dst") or unspecified)
-                    found.append((_name(_device(route)), destination, route["dst_len"]))
-        found += [(_name(index), address, prefix) for index, address, prefix in await self._addresses()]
-        return found
-
-    async def addresses(self) -> list[IPAddress]:
-        """Every address of the host."""
-        return [address for _, address, _ in await self._addresses()]
-
-    async def uplink(self) -> Uplink | None:
-        """The interface of the default route with the lowest metric, IPv4 before IPv6."""
-        for family in (AF_INET, AF_INET6):
-            ask = partial(self._socket.route, "dump", family=family, table=RT_TABLE_MAIN)
-            routes = await self._dump(ask)
+def uplink() -> Uplink | None:
+    """The interface of the default route with the lowest metric, IPv4 before IPv6."""
+    with _socket() as socket:
+        for family in FAMILIES:
             defaults = [
-                (route.get("priority") or 0, index)
-                for route in routes
-                if not route["dst_len"] and route["type"] == RTN_UNICAST and (index := _device(route))
+                (route.metric, route.device)
+                for route in _unicast(socket, family, RT_TABLE_MAIN)
+                if not route.destination.prefixlen and route.device
             ]
             if defaults:
                 _, index = min(defaults)
-                for link in await self._socket.link("get", index=index):
-                    return Uplink(link.get("ifname"), link.get("mtu"))
-        return None
-
-    async def underlay(self, address: IPAddress) -> tuple[int, Uplink] | None:
-        """The index of the interface that has `address`, and the interface."""
-        for index, found, _ in await self._addresses():
-            if found == address:
-                for link in await self._socket.link("get", index=index):
-                    return index, Uplink(link.get("ifname"), link.get("mtu"))
-        return None
-
-    @property
-    def _socket(self) -> AsyncIPRoute:
-        if self._rtnl is None:
-            raise Unavailable("the kernel adapter is not started")
-        return self._rtnl
-
-    async def _addresses(self) -> list[tuple[int, IPAddress, int]]:
-        # On a point-to-point link `address` is the peer's; our own is `local`. IPv6 has only `address`.
-        return [
-            (
-                message["index"],
-                ip_address(message.get("local") or message.get("address")),
-                message["prefixlen"],
-            )
-            for message in await self._dump(partial(self._socket.addr, "dump"))
-        ]
-
-    async def _dump(self, ask: Dump) -> list[Any]:
-        """A whole dump. pyroute2 0.9 no longer looks at the flag of an interrupted one (its commit
-        e08b54a5), so it is looked at here."""
-        for _ in range(DUMP_TRIES):
-            try:
-                async with self._turn:
-                    messages = [message async for message in await ask()]
-            except NetlinkError as error:
-                raise KernelError(error.code, "read the host's network configuration") from error
-            if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
-                return messages
-        raise Unavailable("the host's routes and addresses keep changing; try again")
+                body = socket.get(fastnl.link_get(_Names()[index]))
+                return _uplink(body) if body is not None else None
+    return None
 
 
-def _name(index: int) -> str:
+def _uplink(body: bytes) -> Uplink:
+    link = dumps.link(body)
+    return Uplink(link.name, link.mtu)
+
+
+async def underlay(address: IPAddress) -> tuple[int, Uplink] | None:
+    """The index of the interface that has `address`, and the interface. To be asked on the event loop."""
+    from pyroute2 import AsyncIPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    # Strict checking makes the kernel filter dumps; extended ACKs give errors their words.
+    rtnl = AsyncIPRoute(ext_ack=True, strict_check=True)
     try:
-        return if_indextoname(index)
-    except OSError:
-        return ""
+        await rtnl.setup_endpoint()
+        for _ in range(DUMP_TRIES):
+            messages = [message async for message in await rtnl.addr("dump")]
+            # pyroute2 0.9 no longer looks at the flag of an interrupted dump (its commit e08b54a5).
+            if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
+                break
+        else:
+            raise Unavailable("the host's addresses keep changing; try again")
+        for message in messages:
+            # On a point-to-point link `address` is the peer's; our own is `local`. IPv6 has only `address`.
+            if ip_address(message.get("local") or message.get("address")) == address:
+                for link in await rtnl.link("get", index=message["index"]):
+                    return message["index"], Uplink(link.get("ifname"), link.get("mtu"))
+    except NetlinkError as error:
+        raise KernelError(error.code, READING) from error
+    finally:
+        rtnl.close()
+    return None
 
 
-def _device(route: Any) -> int:
-    """The interface of a route, the first one of a multipath route."""
-    if index := route.get("oif"):
-        return int(index)
-    for hop in route.get("multipath") or ():
-        return int(hop["oif"])
-    return 0
+@contextmanager
+def _socket() -> Iterator[fastnl.Socket]:
+    """A socket of the thread's namespace; what the kernel refuses over it is a `KernelError`."""
+    with fastnl.Socket() as socket:
+        try:
+            yield socket
+        except fastnl.Refused as error:
+            raise KernelError(error.errno or 0, READING, error.hint) from error
+
+
+def _unicast(socket: fastnl.Socket, family: int, table: int = 0) -> list[KernelRoute]:
+    """Unicast routes, of all tables or of one. The kernel filters by type, where it does so at all:
+    every interface has local and multicast routes besides."""
+    found = map(dumps.route, socket.dump(fastnl.route_dump(family, table=table, kind=RTN_UNICAST)))
+    return [route for route in found if route.kind == RTN_UNICAST]
+
+
+def _addresses(socket: fastnl.Socket) -> list[tuple[int, IPAddress, int]]:
+    found = map(dumps.address, socket.dump(fastnl.address_dump()))
+    return [(index, value.ip, value.network.prefixlen) for index, value, _ in found]
+
+
+class _Names(dict[int, str]):
+    """Names of interfaces by index, each asked for once; "" for one that is gone."""
+
+    def __missing__(self, index: int) -> str:
+        try:
+            self[index] = if_indextoname(index)
+        except OSError:
+            self[index] = ""
+        return self[index]

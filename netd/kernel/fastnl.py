@@ -3,7 +3,7 @@
 Most of what one netlink request costs from Python is the general encoder and decoder of a library;
 these messages have one shape each, so `struct` packs them in a few microseconds. The unit tests
 compare every one with pyroute2's encoder, byte for byte. What is asked seldom goes through pyroute2
-(`netd.kernel.facts`).
+(`netd.kernel.facts.underlay`).
 
 A `Socket` is blocking on purpose: the kernel works through an rtnetlink request inside the caller's
 send(), whatever the flags of the socket, so a request made on the event loop's thread would stop
@@ -50,7 +50,7 @@ RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
 IFA_F_NODAD = 0x02
 
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 9, 15
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 
@@ -61,6 +61,7 @@ HEADER = struct.Struct("=IHHII")
 IFINFO = struct.Struct("=BxHiII")
 IFADDR = struct.Struct("=BBBBI")
 RTMSG = struct.Struct("=BBBBBBBBI")
+RTNEXTHOP = struct.Struct("=HBBi")
 _ATTR = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
 
@@ -284,10 +285,11 @@ def route_delete(destination: IPNetwork, index: int, via: IPAddress | None, prot
     return message(RTM_DELROUTE, NLM_F_ACK, _route(destination, index, via, protocol))
 
 
-def route_dump(family: int, protocol: int = 0) -> bytes:
-    """Routes of the main table, with `protocol` only those of that number (filtered in the kernel)."""
-    body = RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, protocol, 0, 0, 0)
-    return message(RTM_GETROUTE, NLM_F_DUMP, body + u32(RTA_TABLE, RT_TABLE_MAIN))
+def route_dump(family: int, protocol: int = 0, *, table: int = RT_TABLE_MAIN, kind: int = 0) -> bytes:
+    """Routes of one table, 0 for all tables; with `protocol` and `kind` only those of that protocol
+    number and type (filtered in the kernel)."""
+    body = RTMSG.pack(family, 0, 0, 0, table, protocol, 0, kind, 0)
+    return message(RTM_GETROUTE, NLM_F_DUMP, body + (u32(RTA_TABLE, table) if table else b""))
 
 
 # The socket ---------------------------------------------------------------------------------------

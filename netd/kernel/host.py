@@ -6,7 +6,8 @@ Who does what, and on which thread:
     links of the host       one thread with one rtnetlink socket
     deleting links          a few threads, because each deletion waits for RCU inside the kernel
     inside a namespace      one short-lived thread for all that one call does there
-    listening, host facts   the event loop
+    looking at the host     a thread of the loop's pool, with a socket of its own
+    listening               the event loop
 
 `apply` cuts the ordered operations into stretches that belong to the same place and hands over one
 stretch after the other. That keeps the order the planner chose, costs one hop between threads for
@@ -30,9 +31,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from netd.errors import NetdError, NotFound, Unavailable
-from netd.kernel import conntrack, dumps, fastnl, holder, links, nftrace, observe, packets, sysctl
+from netd.kernel import conntrack, dumps, facts, fastnl, holder, links, nftrace, observe, packets, sysctl
 from netd.kernel import netns as namespaces
-from netd.kernel.facts import Facts
 from netd.kernel.links import Links
 from netd.kernel.monitor import Monitor
 from netd.kernel.nft import Nft
@@ -126,7 +126,6 @@ class HostKernel:
         self._counting = threading.Lock()
         self._namespaces = run_dir / "netns"
         self._nft = Nft(self._wrote)
-        self._facts = Facts()
         self._monitor = Monitor()
         self._rtnl: _Rtnl | None = None
 
@@ -139,7 +138,6 @@ class HostKernel:
         self._namespaces.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             self._rtnl = _Rtnl(self._wrote)
-            await self._facts.start()
             await self._nft.start()
             self._monitor.start(await self._rtnl.run(self._rtnl.own))
         except BaseException:
@@ -150,7 +148,6 @@ class HostKernel:
         """Let what is under way end, then close every descriptor; the data path stays as it is."""
         self._monitor.close()
         await self._nft.close()
-        await self._facts.close()
         if self._rtnl:
             await asyncio.to_thread(self._rtnl.close)
         self._rtnl = None
@@ -239,19 +236,19 @@ class HostKernel:
         return await namespaces.inside(netns, lambda: observe.interface(name))
 
     async def host_networks(self) -> Collection[tuple[str, IPAddress, int]]:
-        return await self._facts.networks()
+        return await asyncio.to_thread(facts.networks)
 
     async def host_addresses(self) -> Collection[IPAddress]:
-        return await self._facts.addresses()
+        return await asyncio.to_thread(facts.addresses)
 
     async def sysctl(self, path: tuple[str, ...]) -> str:
         return sysctl.read(path) or ""
 
     async def uplink(self) -> Uplink | None:
-        return await self._facts.uplink()
+        return await asyncio.to_thread(facts.uplink)
 
     async def underlay(self, address: IPAddress) -> Uplink | None:
-        found = await self._facts.underlay(address)
+        found = await facts.underlay(address)
         index, uplink = found or (0, None)
         self._monitor.underlay(index, address)
         return uplink
