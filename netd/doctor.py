@@ -43,10 +43,11 @@ class Circumstances:
 
     `switched` are the sysctls of the host, by path, that netd changed and will change back; `aside`
     records of the store that could not be understood; `degraded` says by name of a network what could
-    not be repaired.
+    not be repaired. Without a `daemon` nothing is known of these, and who asks is whoever typed it.
     """
 
     settings: Settings
+    daemon: bool = True
     networks: Collection[Network] = ()
     endpoints: int = 0
     switched: Collection[str] = ()
@@ -89,7 +90,11 @@ def _failure(name: str, detail: str, remedy: str) -> Check:
 def _permissions(host: Survey, here: Circumstances) -> Iterator[Check]:
     if host.lacking:
         missing = ", ".join(sorted(host.lacking))
-        yield _failure("permissions", f"the daemon lacks {missing}", "run it as root with these capabilities")
+        if here.daemon:
+            detail, remedy = f"the daemon lacks {missing}", "run it as root with these capabilities"
+        else:
+            detail, remedy = f"you lack {missing}", "run `netd doctor`, and the daemon, as root"
+        yield _failure("permissions", detail, remedy)
     else:
         yield _ok("permissions", "root, with every capability that netd needs")
 
@@ -100,7 +105,8 @@ def _kernel(host: Survey, here: Circumstances) -> Iterator[Check]:
         "veth": "veth",
         "nftables rules": "nf_tables nft_fib_inet nft_masq nft_nat",
     }
-    for name, problem in host.tried.items():
+    # What may not be tried says nothing about the kernel.
+    for name, problem in () if host.lacking else host.tried.items():
         if not problem:
             yield _ok(name, "the kernel can")
         elif name in modules:
@@ -144,10 +150,15 @@ def _libraries(host: Survey, here: Circumstances) -> Iterator[Check]:
 
 def _directories(host: Survey, here: Circumstances) -> Iterator[Check]:
     for path, wanted in ((here.settings.run, dirs.RUN_MODE), (here.settings.state, dirs.STATE_MODE)):
-        yield _directory(path, wanted)
+        if here.daemon or path.exists():
+            yield _directory(path, wanted)
+        else:
+            yield _ok(f"directory {path}", "the daemon makes it")
 
 
 def _records(host: Survey, here: Circumstances) -> Iterator[Check]:
+    if not here.daemon:
+        return
     if here.aside:
         detail = (
             f"{len(here.aside)} cannot be understood and {'is' if len(here.aside) == 1 else 'are'} set aside"

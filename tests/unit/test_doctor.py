@@ -251,3 +251,20 @@ def test_a_network_that_cannot_be_repaired_is_named(here: Circumstances) -> None
     )
     assert (check.name, check.level) == ("network front", Level.FAILURE)
     assert check.detail == "link nd-1 bridge cannot be repaired: in the way"
+
+
+def test_without_a_daemon_nothing_is_said_that_only_it_knows(here: Circumstances, tmp_path: Path) -> None:
+    settings = Settings(run_dir=str(tmp_path / "not yet"), state_dir=str(tmp_path / "state"))
+    alone = replace(here, settings=settings, daemon=False)
+    assert complaints(HEALTHY, alone) == []
+    found = {check.name for check in examine(HEALTHY, alone)}
+    assert found == {check.name for check in examine(HEALTHY, replace(alone, daemon=True))} - {"records"}
+    assert only(HEALTHY, replace(alone, daemon=True)).detail == "is gone"
+
+
+def test_what_may_not_be_tried_says_nothing_of_the_kernel(here: Circumstances) -> None:
+    user = replace(
+        HEALTHY, lacking=frozenset({"CAP_SYS_ADMIN"}), tried={"network namespace": "Operation not permitted"}
+    )
+    found = only(user, replace(here, daemon=False))
+    assert (found.name, found.detail) == ("permissions", "you lack CAP_SYS_ADMIN")

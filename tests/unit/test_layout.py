@@ -68,6 +68,7 @@ CLIENTS: dict[str, set[str]] = {
     | {"api.client", "api.generated", "capture", "kernel", "topology", "topology.namespaces"},
     "cli": VALUES | {"api.client", "api.generated", "capture"},
     "cli.daemon": VALUES | {"app", "cli"},
+    "cli.doctor": VALUES | {"cli", "doctor", "kernel"},
     "cli.topology": VALUES
     | {"api.client", "api.generated", "cli", "topology", "topology.check"}
     | {"topology.namespaces"},
@@ -81,7 +82,7 @@ ONLY_IN = {
     "pyseccomp": {"runtime"},
     "sqlite3": {"store"},
     "grpc": {"api", "api.client", "api.generated", "cluster"},
-    "click": {"cli", "cli.daemon", "cli.topology"},
+    "click": {"cli", "cli.daemon", "cli.doctor", "cli.topology"},
     "rich": {"cli"},
     "scapy": {"testing"},
     "dnslib": {"dns_lookup"},

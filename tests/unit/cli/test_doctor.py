@@ -34,3 +34,23 @@ def test_json(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.checks = [ODD]
     wanted = {"name": "firewall", "level": "warning", "detail": "table inet x drops", "remedy": "allow it"}
     assert json.loads(cli("doctor", "--json").out) == [wanted]
+
+
+@pytest.mark.root
+def test_without_a_daemon_the_host_is_checked_all_the_same(cli: Cli) -> None:
+    done = cli("doctor", "--socket", "/nowhere/netd.sock", "--json")
+    checks = {check["name"]: check for check in json.loads(done.out)}
+    assert {
+        "permissions",
+        "bridge",
+        "veth",
+        "cgroups",
+        "libnftables",
+        "other nftables tables",
+    } <= checks.keys()
+    assert "records" not in checks
+    missing = checks.pop("daemon")
+    assert missing["level"] == "failure"
+    assert "/nowhere/netd.sock" in missing["detail"]
+    others = [check for check in checks.values() if check["level"] == "failure"]
+    assert done.code == (1 if others else 125)
