@@ -73,7 +73,7 @@ class Engine:
         self._events = events
         self._addresses = Addresses()
         self._publishing = Publishing(kernel, bind)
-        self._forwarding = Forwarding(kernel, store)
+        self._forwarding = Forwarding(kernel, store, self._all_networks)
         self._locks = Locks()
         self._gate = Gate()
         self._under_way: dict[str, Attached] = {}
@@ -152,7 +152,11 @@ class Engine:
 
     def families(self) -> set[int]:
         """The families in which the host must forward, for the networks that are and those to come."""
-        return families([*self.view.networks.values(), *self._making.values()])
+        return families(self._all_networks())
+
+    def _all_networks(self) -> list[Network]:
+        """The networks that are, and those that are being made."""
+        return [*self.view.networks.values(), *self._making.values()]
 
     def elsewhere(self) -> frozenset[KernelObject]:
         """What must exist in the kernel to reach the rest of the cluster."""
@@ -207,7 +211,7 @@ class Engine:
     async def take_in(self, network: Network) -> None:
         """Make a network that is resolved; its lock is held. Raises as `create_network`."""
         host = await self._kernel.host_networks()
-        networks = [*self.view.networks.values(), *self._making.values()]
+        networks = self._all_networks()
         bridges = {names.bridge_name(other) for other in networks}
         requests.check_place(network, networks, [each for each in host if each[0] not in bridges])
         self._making[network.id] = network
@@ -229,7 +233,7 @@ class Engine:
         """What `request` means, with its name, subnets and bridge reserved while the block runs."""
         if any(network.name == request.name for network in self.view.networks.values()):
             raise AlreadyExists(f"network {request.name!r} exists already; choose another name or remove it")
-        networks = [*self.view.networks.values(), *self._making.values()]
+        networks = self._all_networks()
         bridges = {names.bridge_name(network) for network in networks}
         network = requests.network(
             request,

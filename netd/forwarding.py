@@ -6,6 +6,9 @@ off and a network needs it, together with a rule that keeps the host from routin
 written down first, as facts of this boot: a daemon that starts later must not take its predecessor's
 doing for the administrator's.
 
+The switch of the whole host is also one of each interface there is: the kernel turns it on for the
+bridges of internal networks, too, which must not forward. So those are turned off again at once.
+
 Each family has a trap. Switching IPv4 forwarding sets `accept_redirects` of "all", each time, to the
 opposite (net/ipv4/devinet.c, inet_forward_change), so a hardened host would come back soft. A host
 that forwards IPv6 ignores router advertisements unless an interface's `accept_ra` is 2, and drops the
@@ -17,9 +20,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from netd import firewall, names
 from netd.drivers import bridge
+from netd.errors import NetdError
 from netd.kernel.ports import ApplyError, Kernel
 from netd.model import Network
 from netd.objects import Add, Change, Element, Op, Remove, Sysctl
@@ -38,11 +43,13 @@ def families(networks: Iterable[Network]) -> set[int]:
 
 
 class Forwarding:
-    """The host-wide switches, and what they were before."""
+    """The host-wide switches, and what they were before. `networks` tells which there are, those that are
+    being made among them."""
 
-    def __init__(self, kernel: Kernel, store: Store) -> None:
+    def __init__(self, kernel: Kernel, store: Store, networks: Callable[[], Iterable[Network]]) -> None:
         self._kernel = kernel
         self._store = store
+        self._networks = networks
         self._before: dict[Path, str] = {}
         self._lock = asyncio.Lock()
 
@@ -82,6 +89,15 @@ class Forwarding:
         ops: list[Op] = [Add(firewall.closed(family))]
         ops += [_change(path, "1", "2") for path in before if path[-1] == "accept_ra"]
         await self._apply([*ops, _change(SWITCHES[family], "0", "1")])
+        await self._except_internal(family)
+
+    async def _except_internal(self, family: int) -> None:
+        """Asked after the switch: a network that comes later sets its bridge by itself."""
+        for network in self._networks():
+            path: Path = ("net", f"ipv{family}", "conf", names.bridge_name(network), "forwarding")
+            if network.internal and await self._kernel.sysctl(path) == "1":
+                with suppress(NetdError):  # it is being removed; else the next look finds it
+                    await self._apply([_change(path, "1", "0")])
 
     async def _listening(self) -> dict[Path, str]:
         """Interfaces that take router advertisements now and would stop to."""

@@ -198,3 +198,20 @@ async def test_the_hosts_own_switches_come_back_as_they_were(tmp_path: Path, sh:
         await two.engine.remove_network("four")
         assert values() == before == ["0", "0", "0", "1", "0"]
     sh("ip link del lan0; sysctl -qw net.ipv4.conf.all.accept_redirects=1")
+
+
+async def test_turning_forwarding_on_is_no_damage_to_internal_networks(tmp_path: Path, sh: Shell) -> None:
+    """The kernel turns it on for each interface, those of internal networks included."""
+    async with daemon(tmp_path) as one:
+        inner = await one.engine.create_network(NetworkRequest(name="inner", ipv6=True, internal=True))
+        with one.events.subscribe() as watcher:
+            others = [NetworkRequest(name=f"n{n}", ipv6=True, internal=n % 2 == 1) for n in range(6)]
+            networks = await asyncio.gather(*map(one.engine.create_network, others))
+            for network in (inner, *networks):
+                for family in ("ipv4", "ipv6"):
+                    value = sh(f"sysctl -n net.{family}.conf.{bridge_name(network)}.forwarding").strip()
+                    assert value == ("0" if network.internal else "1"), (network.name, family)
+            one.engine.damaged()
+            await until(lambda: not one.engine._reconciler.busy)
+            assert [event.name for event in watcher._unread if event.type == "repair"] == []
+        await one.engine.prune_networks()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Coroutine
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from netd.drivers import bridge
 from netd.errors import KernelError
 from netd.firewall import closed
 from netd.forwarding import FACT, REDIRECTS, SWITCHES, Forwarding, families
 from netd.kernel.fake import FakeKernel
-from netd.objects import Sysctl
+from netd.model import Network
+from netd.names import bridge_name
+from netd.objects import Add, Bridge, Sysctl
 from netd.store.sqlite import SqliteStore
 from tests.unit.test_view import BACK, FRONT, network
 
@@ -34,7 +38,8 @@ class Stage:
             ("lo", ip_address("127.0.0.0"), 8),
         }
         self.store = SqliteStore(directory / "state", directory / "run", boot_id="boot")
-        self.forwarding = Forwarding(self.kernel, self.store)
+        self.networks: list[Network] = []
+        self.forwarding = Forwarding(self.kernel, self.store, lambda: self.networks)
 
     async def values(self) -> list[str]:
         return [await self.kernel.sysctl(path) for path in (SWITCHES[4], SWITCHES[6], REDIRECTS, ACCEPT_RA)]
@@ -104,7 +109,7 @@ def test_what_is_on_already_is_left_alone_and_open(stage: Stage) -> None:
 def test_a_later_daemon_knows_whose_doing_it_was(stage: Stage) -> None:
     async def story() -> None:
         await stage.forwarding.ensure({4, 6})
-        later = Forwarding(stage.kernel, stage.store)
+        later = Forwarding(stage.kernel, stage.store, list)
         later.recall({**await stage.facts(), "something else": "x"})
         assert later.closed() == {closed(4), closed(6)}
         assert set(later.switched()) == {"/".join(p) for p in (*SWITCHES.values(), REDIRECTS, ACCEPT_RA)}
@@ -146,5 +151,22 @@ def test_a_kernel_that_refuses_is_quoted_and_asked_again(stage: Stage) -> None:
         assert await stage.kernel.sysctl(SWITCHES[4]) == "1"
         await stage.forwarding.release(set)
         assert await stage.facts() == {}
+
+    play(stage, story())
+
+
+def test_bridges_of_internal_networks_do_not_forward_with_the_rest(stage: Stage) -> None:
+    """The real switch turns on each interface; here both bridges have been turned on by it."""
+
+    async def story() -> None:
+        inner = replace(BACK, internal=True)
+        inward, outward = (("net", "ipv4", "conf", bridge_name(n), "forwarding") for n in (inner, FRONT))
+        stage.networks = [FRONT, inner, network("gone", "gone", "10.9.0.0/24", internal=True)]
+        bridges = [item for n in (FRONT, BACK) for item in bridge.network(n) if isinstance(item, Bridge)]
+        await stage.kernel.apply([Add(each) for each in bridges])
+        stage.kernel.sysctls |= {inward: "1", outward: "1"}
+        await stage.forwarding.ensure({4})
+        assert await stage.kernel.sysctl(inward) == "0"
+        assert await stage.kernel.sysctl(outward) == "1"
 
     play(stage, story())
