@@ -325,6 +325,7 @@ class Engine:
                 raise AlreadyExists(f"container {sandbox.name!r} is attached already; detach it first")
             await self._overlay.make_room(wants)
             with self._promised(sandbox, wants, ()) as (endpoints, writes):
+                requests.check_sysctls(sandbox, endpoints)
                 self._check_can_publish(sandbox, endpoints, sandbox.ports)
                 async with self._taken(sandbox, sandbox.ports) as ports:
                     after = Attached(replace(sandbox, ports=ports), endpoints)

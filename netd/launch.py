@@ -29,6 +29,12 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_GATEWAY = "host-gateway"
 """What --add-host takes, as with docker, for the address at which the container reaches its host."""
 
+EVERY_INTERFACE = "net/ipv6/conf/all/disable_ipv6"
+"""The one sysctl of "all" that is also set on each interface there is (addrconf_disable_ipv6)."""
+
+_OF_INTERFACE = re.compile(r"net/ipv[46]/conf/(?!(?:all|default|lo)/)[^/]+/[^/]+")
+_SEPARATORS = str.maketrans("./", "/.")
+
 LEAST_MEMORY = 6 * 1024 * 1024
 """Below this the first process is killed while it is being set up (docker draws the same line)."""
 
@@ -57,6 +63,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str = ""
     command: tuple[str, ...] = ()
+    detach: bool = False
     remove: bool = False
     interactive: bool = False
     tty: bool = False
@@ -181,7 +188,16 @@ def sandbox(
         hosts=hosts(launch, gateways),
         dns=launch.dns,
         labels=launch.request.labels,
+        sysctls=_of_interfaces(launch.request.sysctls),
     )
+
+
+def _of_interfaces(sysctls: Mapping[str, str]) -> dict[str, str]:
+    """Those of --sysctl, by path, that are about interfaces. Whoever makes the interface sets them: before
+    that they are not there, and a setting of its own would come in their way."""
+    # As in sysctl(8), a slash stands for a dot inside a name: net.ipv4.conf.eth0/100.forwarding.
+    by_path = {key.translate(_SEPARATORS): value for key, value in sysctls.items()}
+    return {p: value for p, value in by_path.items() if p == EVERY_INTERFACE or _OF_INTERFACE.fullmatch(p)}
 
 
 def hosts(launch: Launch, gateways: Sequence[IPAddress]) -> tuple[tuple[str, IPAddress], ...]:
@@ -196,6 +212,10 @@ def container(
 ) -> ContainerSpec:
     """What the runtime is told of the container; without `netns` it runs in the host's network."""
     request = launch.request
+    sysctls = request.sysctls
+    if launch.mode is Mode.NETWORKS:
+        mine = _of_interfaces(sysctls).keys() - {EVERY_INTERFACE}
+        sysctls = {key: value for key, value in sysctls.items() if key.translate(_SEPARATORS) not in mine}
     return ContainerSpec(
         id=id,
         process=Process(
@@ -217,7 +237,7 @@ def container(
         volumes=launch.volumes,
         cap_add=request.cap_add,
         cap_drop=request.cap_drop,
-        sysctls=request.sysctls,
+        sysctls=sysctls,
         limits=Limits(memory=request.memory, cpus=request.cpus, pids=request.pids),
         log_bytes=log_bytes,
         hide=hide,

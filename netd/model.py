@@ -160,7 +160,8 @@ class Sandbox:
 
     `id` is the container's id; for CNI it is `CONTAINERID/IFNAME`, because each CNI attachment
     lives and dies by itself. `ports` is what its owner asked to publish. `hosts` are extra names
-    (--add-host), `dns` servers that win over the network's and the host's.
+    (--add-host), `dns` servers that win over the network's and the host's. `sysctls` are what its
+    owner asked of its interfaces, by path ("net/ipv6/conf/eth0/accept_ra"); they win over the driver's.
     """
 
     id: str
@@ -173,6 +174,7 @@ class Sandbox:
     hosts: tuple[tuple[str, IPAddress], ...] = ()
     dns: tuple[IPAddress, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,6 +171,18 @@ def check_wants(
             _check_route(route, network)
 
 
+def check_sysctls(sandbox: Sandbox, endpoints: Sequence[Endpoint]) -> None:
+    """Whether a new sandbox has the interfaces whose sysctls its owner wants set. Raises `Invalid`."""
+    present = [endpoint.ifname for endpoint in endpoints]
+    for path in sandbox.sysctls:
+        ifname = path.split("/")[3]
+        if ifname != "all" and ifname not in present:
+            raise Invalid(
+                f"--sysctl {path.replace('/', '.')}: container {sandbox.name!r} has no interface {ifname!r}, "
+                f"only {', '.join(present)}"
+            )
+
+
 def _check_route(route: StaticRoute, network: Network) -> None:
     where = f"route {route.destination} via {route.via}" if route.via else f"route {route.destination}"
     if route.destination.prefixlen == 0:

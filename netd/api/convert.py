@@ -134,6 +134,7 @@ def run_request(message: pb.RunRequest) -> Request:
     return Request(
         name=message.name,
         command=tuple(message.command),
+        detach=message.detach,
         remove=message.remove,
         interactive=message.interactive,
         tty=message.tty,

@@ -105,7 +105,8 @@ def endpoint(
         alias=f"{names.ALIAS_PREFIX}limit of {_label(sandbox)}@{net.name}",
         altname=f"{_altname(net, sandbox, endpoint)[:-7]}.{names.digest(f'{endpoint.id}/ifb', 6)}",
     )
-    yield from _sandbox_sysctls(net, inside, netns)
+    settings = {item.path: item for item in _sandbox_sysctls(net, inside, netns)}
+    yield from (settings | _chosen_sysctls(sandbox, inside)).values()
     for address in endpoint.addresses:
         yield Address(inside, address, netns)
     yield Up(inside, netns)
@@ -166,6 +167,18 @@ def _sandbox_sysctls(net: Network, ifname: str, netns: Netns) -> Iterator[Sysctl
     yield _conf(6, ifname, "accept_redirects", "0", netns)
     yield _conf(6, ifname, "accept_dad", "0", netns)  # or names resolve a second before they can be reached
     yield _conf(6, ifname, "ndisc_notify", "1", netns)
+
+
+def _chosen_sysctls(sandbox: Sandbox, ifname: str) -> dict[tuple[str, ...], Sysctl]:
+    """What the sandbox's owner asked of this interface, or of all; it wins over the driver's own."""
+    found: dict[tuple[str, ...], Sysctl] = {}
+    for whose in ("all", ifname):
+        for text, value in sandbox.sysctls.items():
+            net, family, conf, of, key = text.split("/")
+            if of == whose:
+                path = (net, family, conf, ifname, key)
+                found[path] = Sysctl(path, value, sandbox.netns)
+    return found
 
 
 def _conf(family: int, ifname: str, key: str, value: str, netns: Netns | None = None) -> Sysctl:

@@ -88,6 +88,29 @@ def test_a_restart_with_nothing_changed_writes_nothing_to_the_kernel(host: Host)
     assert ours == []
 
 
+def test_what_a_container_asked_of_its_interfaces_outlives_a_restart(host: Host) -> None:
+    """They are set once the interface is there, and a restart does not take them for damage."""
+    host.netd("network", "create", "front", "--ipv6")
+    asked = {"ipv4.conf.eth0.accept_redirects": "1", "ipv6.conf.eth0.accept_dad": "1"}
+    flags = [word for key, value in asked.items() for word in ("--sysctl", f"net.{key}={value}")]
+    host.netd("run", "-d", "--name", "odd", "--network", "front", *flags, "--", "sleep", "600")
+    assert host.inspect("odd")["request"]["detach"] is True
+
+    inside = f"nsenter --net={host.inspect('odd')['netns']} sysctl"
+
+    def value(key: str) -> str:
+        return host.sh(f"{inside} -n net.{key}").strip()
+
+    assert {key: value(key) for key in asked} == asked
+    # What is netd's own is damaged, so that one sees when the daemon has looked inside.
+    host.sh(f"{inside} -qw net.ipv4.conf.eth0.arp_notify=0")
+    host.restart()
+    eventually("its inside is repaired", lambda: value("ipv4.conf.eth0.arp_notify") == "1")
+    assert {key: value(key) for key in asked} == asked
+    unknown = ("--network", "front", "--sysctl", "net.ipv4.conf.eth9.rp_filter=1")
+    assert "'eth9', only eth0" in host.refused("run", *unknown, "--", "true")
+
+
 def test_containers_outlive_the_daemon_and_their_end_is_known(host: Host) -> None:
     host.netd("network", "create", "front")
     script = "echo begun; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo ended; exit 7"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -149,6 +150,32 @@ def test_the_engine_is_told_who_it_is_with_the_host_in_place() -> None:
     assert (sandbox.owner, sandbox.name, sandbox.hostname) == (Owner.CONTAINER, "web", "w")
     assert sandbox.hosts == (("me", gateways[0]), ("me", gateways[1]), ("db", ip_address("10.1.1.1")))
     assert sandbox.labels == {"a": "b"}
+
+
+def test_whoever_makes_an_interface_sets_what_was_asked_of_it() -> None:
+    given = {
+        "net.ipv4.ip_forward": "1",
+        "net.ipv4.conf.lo.forwarding": "1",
+        "net.ipv6.conf.all.disable_ipv6": "0",
+        "net.ipv4.conf.eth0/100.rp_filter": "2",
+        "net.ipv6.conf.eth0.accept_ra": "2",
+    }
+
+    def told(mode: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        networks = () if mode == "networks" else (Attachment(network=mode),)
+        checked = launch.check(asked(sysctls=given, networks=networks))
+        spec = launch.container(checked, id="ab", hostname="w", netns=NETNS, log_bytes=5, hide=())
+        sandbox = launch.sandbox(checked, id="ab", name="w", hostname="w", netns=NETNS, gateways=())
+        return spec.sysctls, sandbox.sysctls
+
+    runtime, engine = told("networks")
+    assert list(runtime) == list(given)[:3]
+    assert engine == {
+        "net/ipv6/conf/all/disable_ipv6": "0",
+        "net/ipv4/conf/eth0.100/rp_filter": "2",
+        "net/ipv6/conf/eth0/accept_ra": "2",
+    }
+    assert told("none")[0] == given, "without the engine's interfaces the runtime says that there is none"
 
 
 def test_the_host_is_the_gateway_of_the_network_with_the_default_route() -> None:

@@ -158,6 +158,14 @@ def test_a_route_of_a_family_that_the_network_lacks_is_refused() -> None:
     requests.check_wants("web", [Want(network="four", routes=(good,))], [four], [])
 
 
+def test_sysctls_of_an_interface_that_there_will_not_be_are_refused() -> None:
+    paths = ("net/ipv4/conf/eth0/rp_filter", "net/ipv6/conf/all/disable_ipv6")
+    requests.check_sysctls(replace(SANDBOX, sysctls=dict.fromkeys(paths, "1")), [end(ifname="eth0")])
+    other = replace(SANDBOX, sysctls={"net/ipv4/conf/eth7/rp_filter": "2"})
+    with pytest.raises(Invalid, match=r"net\.ipv4\.conf\.eth7\.rp_filter: .* no interface 'eth7', only eth0"):
+        requests.check_sysctls(other, [end(ifname="eth0")])
+
+
 def test_interfaces_are_numbered_around_the_names_that_were_asked_for() -> None:
     def made(want: Want, siblings: list[Endpoint], named: list[str]) -> Endpoint:
         return requests.endpoint(

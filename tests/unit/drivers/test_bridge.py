@@ -147,6 +147,23 @@ def test_whether_a_container_routes_is_its_own_affair() -> None:
     assert "forwarding" not in sysctls(of(NET), 4) | sysctls(of(NET), 6)
 
 
+def test_what_its_owner_asked_of_an_interface_wins() -> None:
+    asked = {
+        "net/ipv6/conf/eth0/accept_ra": "2",
+        "net/ipv4/conf/eth0/rp_filter": "2",
+        "net/ipv6/conf/eth1/accept_dad": "1",
+        "net/ipv6/conf/all/disable_ipv6": "0",
+    }
+    chosen = of(LEGACY, replace(WEB, sysctls=asked))
+    assert sysctls(chosen, 6) == {"accept_ra": "2", "disable_ipv6": "0"}
+    assert sysctls(chosen, 4) == sysctls(of(LEGACY), 4) | {"rp_filter": "2"}
+    own = {"net/ipv6/conf/eth0/disable_ipv6": "1", **asked}
+    assert sysctls(of(LEGACY, replace(WEB, sysctls=own)), 6)["disable_ipv6"] == "1", "its own before all's"
+    assert len({item.path for item in chosen if isinstance(item, Sysctl)}) == len(
+        [item for item in chosen if isinstance(item, Sysctl)]
+    )
+
+
 @pytest.mark.parametrize("icc", [True, False])
 def test_without_icc_the_port_is_isolated_and_reflects_nothing(icc: bool) -> None:
     [port] = [item for item in of(replace(NET, icc=icc)) if isinstance(item, BridgePort)]

@@ -63,6 +63,7 @@ SANDBOX = Sandbox(
     hosts=(("db", ip_address("10.0.0.9")),),
     dns=(ip_address("1.1.1.1"),),
     labels={"a": "b"},
+    sysctls={"net/ipv6/conf/eth1/accept_ra": "2"},
 )
 ENDPOINT = Endpoint(
     id="ef" * 16,
