@@ -14,7 +14,7 @@ from netd import ipam, names
 from netd.cluster.ports import Holdings
 from netd.errors import Unavailable
 from netd.model import Endpoint, IPAddress, IPInterface, IPNetwork, Network, Want
-from netd.store.base import Delete, Freed, Put, Table, Write
+from netd.store.base import Attached, Delete, Freed, Put, Table, Write
 
 
 class Addresses:
@@ -122,6 +122,16 @@ class Addresses:
                 f"this node has no IPv{family} address of network {network.name!r} left; try again"
             )
         return own
+
+    def rename(self, attached: Attached) -> None:
+        """Speak of the holder of these addresses by its name of today."""
+        holder = holder_of(attached.sandbox.name)
+        for endpoint in attached.endpoints:
+            pools = self._pools[endpoint.network]
+            for interface in endpoint.addresses:
+                pools = ipam.held_by(pools, interface.ip, holder)
+            self._pools[endpoint.network] = pools
+            self._macs[endpoint.network][endpoint.mac] = holder
 
     def give_back(self, endpoint: Endpoint) -> list[Write]:
         """Take everything back from an endpoint; returns the writes that keep the history."""

@@ -111,7 +111,8 @@ class Changes:
             await self._intend(name, Intent(before=before, after=after), steps)
             await self._apply(objects(after, networks), objects(before, networks), steps)
             await self._publishing.flush(_moved(before, after))
-            steps.push(self._feed.sandbox_changed, after.sandbox, before.endpoints if before else ())
+            old = before or Attached(after.sandbox)
+            steps.push(self._feed.sandbox_changed, old.sandbox, old.endpoints)
             await self._feed.sandbox_changed(after.sandbox, after.endpoints)
             await self._store.live(*_writes(before, after), *also, Delete(Table.INTENT, name))
         except Exception:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ from signal import SIGKILL, SIGTERM
 
 import msgspec
 
-from netd import etcfiles, launch
+from netd import container_files, launch, names
 from netd.engine import Engine
 from netd.errors import AlreadyExists, InUse, NetdError, NotFound, Unavailable
 from netd.events import Events
@@ -139,6 +138,7 @@ class Containers:
         elif record.state == "created":
             await self._undo(life)
         elif (status := await self._status(record.id)).state == "running":
+            self._mend_files(record)
             self._watch(life)
         else:
             await self._finish(life, status)
@@ -197,7 +197,7 @@ class Containers:
         if any(address is None for _, address in checked.hosts):
             gateways = launch.host_gateways(checked.mode, wants, networks)
         if checked.mode is not Mode.HOST:
-            netns = await self._kernel.netns_create(record.name)
+            netns = await self._make_namespace(record)
             record = await self._registry.save(life, msgspec.structs.replace(record, netns=netns))
         await self._make_both(record, checked, wants, gateways)
         self._write_files(record, launch.hosts(checked, gateways))
@@ -214,6 +214,13 @@ class Containers:
         self._watch(life)
         self._events.emit("container", "start", record.id, record.name)
         return Started(record, attached, life)
+
+    async def _make_namespace(self, record: Record) -> Netns:
+        """One called like the container, or with its id where a container renamed since has that name."""
+        try:
+            return await self._kernel.netns_create(record.name)
+        except AlreadyExists:
+            return await self._kernel.netns_create(_second_label(record))
 
     async def _make_both(
         self, record: Record, checked: Launch, wants: Sequence[Want], gateways: Sequence[IPAddress]
@@ -257,11 +264,14 @@ class Containers:
         """Leave nothing of a container. What fails is logged and does not keep the rest."""
         record = life.record
         await _each([self._runtime.remove(record.id)], f"removing container {record.name}")
-        if record.netns is None:  # it may have been made without having been written down
-            path = str(self._settings.namespaces / record.name)
-            record = msgspec.structs.replace(
-                record, netns=Netns(label=record.name, path=path, device=0, inode=0)
-            )
+        # A namespace may have been made without having been written down.
+        labels = [] if record.netns else [_second_label(record), record.name]
+        held = {life.record.netns.label for life in self._registry if life.record.netns}
+        for label in labels:
+            if label not in held:
+                path = str(self._settings.namespaces / label)
+                netns = Netns(label=label, path=path, device=0, inode=0)
+                await self._leave_network(msgspec.structs.replace(record, netns=netns))
         await self._leave_network(record)
         await _each([self._registry.forget(life)], f"forgetting container {record.name}")
         # Where even that failed, it can be removed like one that has ended.
@@ -286,8 +296,9 @@ class Containers:
 
     async def _finish(self, life: Life, status: Status) -> None:
         """The process has ended: take it out of its networks, and away with it if it was `--rm`."""
-        name, remove = life.record.name, life.record.request.remove
+        remove = life.record.request.remove
         async with life.lock:
+            name = life.record.name
             await self._leave_network(life.record)
             life.record = msgspec.structs.replace(
                 life.record,
@@ -378,6 +389,31 @@ class Containers:
 
     # --- changing ------------------------------------------------------------------------------
 
+    async def rename(self, ref: str, name: str) -> Record:
+        """Call a container `name` from now on, whether or not it runs. Its host name stays as it is."""
+        names.check_name("container", name)
+        life = self._registry.life(ref)
+        with self._at_work():
+            await carry_through(self._rename(life, name), name=f"rename {life.record.name}")
+        return life.record
+
+    async def _rename(self, life: Life, name: str) -> None:
+        async with life.lock:
+            id, old = life.record.id, life.record.name
+            if life.removing or id not in self._registry:
+                raise InUse(f"container {old!r} is being removed")
+            if life.record.state == "created":
+                raise InUse(f"container {old!r} is still being made; try again")
+            attached = life.record.state == "running" and id in self._engine.view.sandboxes
+            with self._registry.renaming(life, name) as write:
+                if attached:
+                    await self._engine.rename(id, name, [write])
+                else:
+                    await self._registry.store(write)
+            if attached:
+                self._rewrite_files(life.record)
+        self._events.emit("container", "rename", id, name, old=old)
+
     async def exec(self, ref: str, process: Process) -> Attached:
         """Run a further process in a running container."""
         return await self._runtime.exec(self._registry.running(ref).record.id, process)
@@ -433,20 +469,14 @@ class Containers:
     def _rewrite_files(self, record: Record) -> None:
         self._write_files(record, self._engine.view.sandboxes[record.id].hosts)
 
-    def _write_files(self, record: Record, extra: Sequence[tuple[str, IPAddress]]) -> None:
-        view = self._engine.view
-        endpoints = view.endpoints_of(record.id)
-        resolv, base = etcfiles.resolv_conf(endpoints, view.networks), etcfiles.LOOPBACK
-        if record.netns is None:
-            base = _host_file("/etc/hosts")
-            servers = record.request.dns
-            resolv = "".join(f"nameserver {s}\n" for s in servers) or _host_file("/etc/resolv.conf")
-        hosts = etcfiles.hosts(
-            hostname=record.hostname, name=record.name, endpoints=endpoints, extra=extra, base=base
-        )
+    def _mend_files(self, record: Record) -> None:
+        attached = record.id in self._engine.view.sandboxes
         directory = self._runtime.directory(record.id)
-        for name, text in (("hosts", hosts), ("hostname", f"{record.hostname}\n"), ("resolv.conf", resolv)):
-            _rewrite(directory / name, text.encode())
+        if attached and not container_files.are_current(record, directory, self._engine.view):
+            self._rewrite_files(record)
+
+    def _write_files(self, record: Record, extra: Sequence[tuple[str, IPAddress]]) -> None:
+        container_files.write(record, self._runtime.directory(record.id), self._engine.view, extra)
 
 
 async def _each(steps: Iterable[Awaitable[object]], what: str) -> None:
@@ -458,30 +488,13 @@ async def _each(steps: Iterable[Awaitable[object]], what: str) -> None:
             log.error("%s failed", what, exc_info=outcome)
 
 
+def _second_label(record: Record) -> str:
+    return f"{record.name}.{record.id[:12]}"
+
+
 def _fits(given: PortMapping, published: PortMapping) -> bool:
     return (
         (given.proto, given.container_port) == (published.proto, published.container_port)
         and given.host_port in (0, published.host_port)
         and given.host_ip in (None, published.host_ip)
     )
-
-
-def _host_file(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def _rewrite(path: Path, data: bytes) -> None:
-    """In place, since the file is bind-mounted: a new one under the same name would never be seen.
-
-    Written first and cut afterwards, so that a reader at no moment finds it empty.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        os.fchmod(descriptor, 0o644)
-        os.write(descriptor, data)
-        os.ftruncate(descriptor, len(data))
-    finally:
-        os.close(descriptor)

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
-from netd import dns_process, names
+from netd import dns_filter, dns_process, names
 from netd.dns_process import Answer, ControlSocket, Link, Listen
 from netd.errors import NetdError, Unavailable
 from netd.model import Endpoint, Network, RemoteEndpoint, Sandbox
@@ -78,6 +78,8 @@ class DnsFeed:
         self._sandboxes: dict[str, tuple[Sandbox, tuple[Endpoint, ...]]] = {}
         self._remotes: dict[str, dict[str, RemoteEndpoint]] = {}
         self._code = dns_process.code_version()
+        self._allowed: bytes | None = None
+        """The filter of the server's system calls, once one was needed."""
         self._link: Link | None = None
         self._without: set[str] = set()
         """Networks whose ports somebody else has, as far as that was logged."""
@@ -207,7 +209,9 @@ class DnsFeed:
 
     async def _begin(self) -> None:
         """Start a server and tell it everything."""
-        link = self._control.start_server(self._code, self._lost)
+        if self._allowed is None:
+            self._allowed = await asyncio.to_thread(dns_filter.program)
+        link = self._control.start_server(self._code, self._allowed, self._lost)
         pending = self._tell_everything(link)
         self._link = link  # from here on changes are told, behind the snapshot in the same queue
         await self._told(link, pending)

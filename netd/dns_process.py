@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import netd_dns
+from netd import dns_filter
 from netd.errors import AlreadyExists, KernelError, Unavailable
 from netd.model import Network
 from netd.tasks import spawn
@@ -49,7 +50,7 @@ _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from netd_dns.__main__ im
 def code_version() -> str:
     """Changes with every change of the server's source: a server with another one is replaced."""
     digest = hashlib.blake2s()
-    for path in sorted(_HOME.glob("*.py")):
+    for path in [*sorted(_HOME.glob("*.py")), Path(dns_filter.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -250,19 +251,24 @@ class ControlSocket:
             self.socket.close()
             self.socket = None
 
-    def start_server(self, code: str, lost: Callable[[Link], None]) -> Link:
-        """Start a server process and connect to it. Raises `Unavailable`."""
+    def start_server(self, code: str, allowed: bytes, lost: Callable[[Link], None]) -> Link:
+        """Start a server process that may make the system calls of `allowed` (`netd.dns_filter`) and
+        connect to it. Raises `Unavailable`."""
         listening = self.listen()
         ours, theirs = control.pair()
         home = os.open(self.run_dir, os.O_PATH | os.O_DIRECTORY)
+        program = os.memfd_create("filter")
+        os.write(program, allowed)
+        os.lseek(program, 0, os.SEEK_SET)
         try:
-            pid = _start(code, (listening.fileno(), home, theirs.fileno()))
+            pid = _start(code, (listening.fileno(), home, theirs.fileno(), program))
         except OSError as error:
             ours.close()
             raise Unavailable(f"the DNS server could not be started: {error}") from error
         finally:
             theirs.close()
             os.close(home)
+            os.close(program)
         self._reaping = spawn(_reap(pid), name="dns-server")
         self._pid_file.write_text(f"{pid}\n")
         return Link(ours, lost)
@@ -297,7 +303,7 @@ class ControlSocket:
 
 
 def _start(code: str, descriptors: Sequence[int]) -> int:
-    """Execute the server with `descriptors` as its 3, 4, 5; returns its pid.
+    """Execute the server with `descriptors` as its 3, 4, 5, 6; returns its pid.
 
     Not asyncio's subprocess: when that is collected it kills a child that still runs, and this one
     outlives the daemon. The server closes whatever else a library here left open for children.

@@ -25,12 +25,12 @@ from netd.addresses import Addresses, holder_of
 from netd.changes import Changes
 from netd.cluster.ports import Cluster
 from netd.dns_feed import NameFeed
-from netd.errors import AlreadyExists, InUse, Invalid, NetdError, NotFound, Unavailable
+from netd.errors import AlreadyExists, InUse, NetdError, NotFound, Unavailable
 from netd.events import Events
 from netd.forwarding import Forwarding, families
 from netd.kernel.ports import Kernel
 from netd.locks import Gate, Locks
-from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want, default_route_of
+from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want
 from netd.objects import KernelObject
 from netd.operations import Operations
 from netd.overlay import Overlay
@@ -326,7 +326,7 @@ class Engine:
             await self._overlay.make_room(wants)
             with self._promised(sandbox, wants, ()) as (endpoints, writes):
                 requests.check_sysctls(sandbox, endpoints)
-                self._check_can_publish(sandbox, endpoints, sandbox.ports)
+                requests.check_can_publish(sandbox, endpoints, self.view.networks, sandbox.ports)
                 async with self._taken(sandbox, sandbox.ports) as ports:
                     after = Attached(replace(sandbox, ports=ports), endpoints)
                     await self._changes.make(None, after, self.view.networks, writes)
@@ -384,14 +384,13 @@ class Engine:
 
     async def publish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
         """Publish further ports; returns the sandbox with the host ports chosen. Raises as `attach`."""
-        return await self._operations.through(
-            self._publish(sandbox_id, tuple(ports)), f"publish {sandbox_id}"
-        )
+        operation = self._publish(sandbox_id, tuple(ports))
+        return await self._operations.through(operation, f"publish {sandbox_id}")
 
     async def _publish(self, sandbox_id: str, ports: tuple[PortMapping, ...]) -> Sandbox:
         async with self._locks.hold(("sandbox", sandbox_id)):
             before = self._attached(sandbox_id)
-            self._check_can_publish(before.sandbox, before.endpoints, ports)
+            requests.check_can_publish(before.sandbox, before.endpoints, self.view.networks, ports)
             async with self._taken(before.sandbox, ports) as taken:
                 sandbox = replace(before.sandbox, ports=(*before.sandbox.ports, *taken))
                 after = replace(before, sandbox=sandbox)
@@ -402,9 +401,8 @@ class Engine:
 
     async def unpublish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
         """Withdraw published ports. Raises `NotFound` for one that is not published."""
-        return await self._operations.through(
-            self._unpublish(sandbox_id, tuple(ports)), f"unpublish {sandbox_id}"
-        )
+        operation = self._unpublish(sandbox_id, tuple(ports))
+        return await self._operations.through(operation, f"unpublish {sandbox_id}")
 
     async def _unpublish(self, sandbox_id: str, ports: tuple[PortMapping, ...]) -> Sandbox:
         async with self._locks.hold(("sandbox", sandbox_id)):
@@ -416,6 +414,22 @@ class Engine:
             after = replace(before, sandbox=replace(before.sandbox, ports=kept))
             await self._changes.make(before, after, self.view.networks)
             self.view = self.view.with_sandbox(sandbox_id, after)
+        self._tell(before, after)
+        return after.sandbox
+
+    async def rename(self, sandbox_id: str, name: str, also: Sequence[Write] = ()) -> Sandbox:
+        """Call an attached sandbox `name` from now on. `also` commits with it. Raises `NotFound`."""
+        operation = self._rename(sandbox_id, name, tuple(also))
+        return await self._operations.through(operation, f"rename {sandbox_id}")
+
+    async def _rename(self, sandbox_id: str, name: str, also: tuple[Write, ...]) -> Sandbox:
+        async with self._locks.hold(("sandbox", sandbox_id)):
+            before = self._attached(sandbox_id)
+            after = replace(before, sandbox=replace(before.sandbox, name=name))
+            await self._changes.make(before, after, self.view.networks, also)
+            self.view = self.view.with_sandbox(sandbox_id, after)
+            self._addresses.rename(after)
+            self._publishing.rename(after.sandbox)
         self._tell(before, after)
         return after.sandbox
 
@@ -477,16 +491,6 @@ class Engine:
         except BaseException:
             self._publishing.release(sandbox, taken)
             raise
-
-    def _check_can_publish(
-        self, sandbox: Sandbox, endpoints: tuple[Endpoint, ...], ports: Sequence[PortMapping]
-    ) -> None:
-        networks = self.view.networks
-        if ports and not any(default_route_of(endpoints, networks, family) for family in (4, 6)):
-            raise Invalid(
-                f"port {show(ports[0])} cannot be published: container {sandbox.name!r} is in no network "
-                "with a way out; connect it to one that is not internal"
-            )
 
     async def _note(self, history: Sequence[Write]) -> None:
         """Keep the history of freed addresses. It is a courtesy: without it nothing is wrong."""

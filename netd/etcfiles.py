@@ -34,10 +34,15 @@ def hosts(
 
     The extra ones come before its own: a resolver takes the first line that fits, and they were asked for.
     """
-    own = hostname if hostname == name else f"{hostname} {name}"
     lines = [f"{address}\t{alias}\n" for alias, address in extra]
-    lines += [f"{address.ip}\t{own}\n" for endpoint in endpoints for address in endpoint.addresses]
+    lines += own_lines(hostname, name, endpoints)
     return (base if base.endswith("\n") or not base else base + "\n") + "".join(lines)
+
+
+def own_lines(hostname: str, name: str, endpoints: Sequence[Endpoint]) -> list[str]:
+    """The lines of /etc/hosts that say who the container itself is."""
+    own = hostname if hostname == name else f"{hostname} {name}"
+    return [f"{address.ip}\t{own}\n" for endpoint in endpoints for address in endpoint.addresses]
 
 
 def resolv_conf(endpoints: Sequence[Endpoint], networks: Mapping[str, Network]) -> str:

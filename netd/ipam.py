@@ -134,6 +134,13 @@ def give_back(pools: Sequence[Pool], address: IPAddress) -> tuple[Pool, ...]:
     return tuple(_returned(pool, address) if address in pool.used else pool for pool in pools)
 
 
+def held_by(pools: Sequence[Pool], address: IPAddress, holder: str) -> tuple[Pool, ...]:
+    """Say of a held address that it is `holder`'s. One that nobody holds is left as it is."""
+    return tuple(
+        replace(pool, used=pool.used.but(address, holder)) if address in pool.used else pool for pool in pools
+    )
+
+
 def _returned(pool: Pool, address: IPAddress) -> Pool:
     freed = dict(pool.freed)
     freed[address] = None

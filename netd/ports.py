@@ -160,6 +160,14 @@ class Ports:
             else:
                 self._held.pop(key, None)
 
+    def rename(self, owner: str, name: str, mappings: Iterable[PortMapping]) -> None:
+        """Call `owner`, who publishes these, `name` from now on."""
+        for mapping in mappings:
+            held = self._held.get((mapping.proto, mapping.host_port), [])
+            held[:] = [
+                (address, whose, name if whose == owner else called) for address, whose, called in held
+            ]
+
     def candidates(self, mapping: PortMapping, free: Sequence[int]) -> Iterator[PortMapping]:
         """`mapping` with each host port that may stand for what was asked, best first.
 

@@ -112,6 +112,10 @@ class Publishing:
             self._relay.drop(mapping)
         self._table.release(sandbox.id, mappings)
 
+    def rename(self, sandbox: Sandbox) -> None:
+        """Name it to others, who ask for the same ports, as it is called today."""
+        self._table.rename(sandbox.id, sandbox.name, sandbox.ports)
+
     def lead(self, attached: Attached, networks: Mapping[str, Network]) -> None:
         """Lead all ports of a sandbox to where its endpoints are now."""
         for mapping in attached.sandbox.ports:

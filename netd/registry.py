@@ -13,6 +13,7 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -90,11 +91,7 @@ class Registry:
     def claim(self, request: Request, mode: Mode) -> Life:
         """Take the name that was asked for, or a free one: from here on it is nobody else's."""
         name = request.name or nicknames.generate(self._names)
-        if (holder := self._names.get(name)) is not None:
-            raise AlreadyExists(
-                f"container name {name!r} is taken by {holder[:12]}: choose another, or "
-                f"`netd rm {name}` first"
-            )
+        self._check_free(name)
         id = secrets.token_hex(16)
         hostname = request.hostname or (platform.node() if mode is Mode.HOST else id[:12])
         life = Life(Record(id=id, name=name, hostname=hostname, request=request, created=time.time()))
@@ -102,9 +99,37 @@ class Registry:
         self._names[name] = id
         return life
 
+    def _check_free(self, name: str) -> None:
+        if (holder := self._names.get(name)) is not None:
+            raise AlreadyExists(
+                f"container name {name!r} is taken by {holder[:12]}: choose another, or "
+                f"`netd rm {name}` first"
+            )
+
+    @contextmanager
+    def renaming(self, life: Life, name: str) -> Iterator[Put]:
+        """What must be written for a container to have another name; the block writes it.
+
+        Both names are its own meanwhile. If the block ends well the old one is free, otherwise the new.
+        """
+        self._check_free(name)
+        renamed = msgspec.structs.replace(life.record, name=name)
+        self._names[name] = renamed.id
+        try:
+            yield _written(renamed)
+        except BaseException:
+            del self._names[name]
+            raise
+        del self._names[life.record.name]
+        life.record = renamed
+
+    async def store(self, write: Put) -> None:
+        """Write a record, and nothing else with it."""
+        await self._store.live(write)
+
     async def save(self, life: Life, record: Record) -> Record:
         """Make `record` the truth about `life`."""
-        await self._store.live(Put(Table.CONTAINER, record.id, msgspec.msgpack.encode(record)))
+        await self._store.live(_written(record))
         life.record = record
         return record
 
@@ -137,3 +162,7 @@ class Registry:
         if life.record.state != "running":
             raise InUse(f"container {life.record.name!r} is not running, it is {life.record.state}")
         return life
+
+
+def _written(record: Record) -> Put:
+    return Put(Table.CONTAINER, record.id, msgspec.msgpack.encode(record))

@@ -6,7 +6,7 @@ and the way out. Nothing here does I/O; what must be known of the host is passed
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -20,11 +20,14 @@ from netd.model import (
     IPInterface,
     Network,
     NetworkRequest,
+    PortMapping,
     Sandbox,
     Scope,
     StaticRoute,
     Want,
+    default_route_of,
 )
+from netd.ports import show
 from netd.settings import Settings
 
 FALLBACK_MTU = 1500
@@ -181,6 +184,20 @@ def check_sysctls(sandbox: Sandbox, endpoints: Sequence[Endpoint]) -> None:
                 f"--sysctl {path.replace('/', '.')}: container {sandbox.name!r} has no interface {ifname!r}, "
                 f"only {', '.join(present)}"
             )
+
+
+def check_can_publish(
+    sandbox: Sandbox,
+    endpoints: Sequence[Endpoint],
+    networks: Mapping[str, Network],
+    ports: Sequence[PortMapping],
+) -> None:
+    """Raise `Invalid` where nobody could be answered who comes in by `ports`."""
+    if ports and not any(default_route_of(tuple(endpoints), networks, family) for family in (4, 6)):
+        raise Invalid(
+            f"port {show(ports[0])} cannot be published: container {sandbox.name!r} is in no network "
+            "with a way out; connect it to one that is not internal"
+        )
 
 
 def _check_route(route: StaticRoute, network: Network) -> None:

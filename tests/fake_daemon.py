@@ -166,6 +166,15 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
         self.requests.append(request)
         return self.InspectContainer(pb.ContainerRef(container=request.container), context)
 
+    def RenameContainer(self, request: pb.RenameRequest, context: Any) -> pb.Container:
+        self.requests.append(request)
+        if request.name in self.containers:
+            refuse(context, "ALREADY_EXISTS", f"container name {request.name!r} is taken")
+        found: pb.Container = _find("container", self.containers, request.container, context)
+        self.containers[request.name] = self.containers.pop(found.name)
+        found.name = request.name
+        return found
+
     def RemoveContainer(self, request: pb.RemoveContainerRequest, context: Any) -> pb.ContainerRef:
         found = _find("container", self.containers, request.container, context)
         if found.state == "running" and not request.force:

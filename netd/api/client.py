@@ -228,6 +228,11 @@ class Client:
             pb.Container, self._stub.KillContainer, pb.KillRequest(container=ref, signal=signal)
         )
 
+    def rename_container(self, ref: str, name: str) -> pb.Container:
+        """Call a container `name` from now on."""
+        request = pb.RenameRequest(container=ref, name=name)
+        return self._call(pb.Container, self._stub.RenameContainer, request)
+
     def remove_container(self, ref: str, *, force: bool) -> str:
         """Remove a container (with `force` also a running one); answer its name or id."""
         request = pb.RemoveContainerRequest(container=ref, force=force)

@@ -610,6 +610,14 @@ class KillRequest(_message.Message):
     signal: str
     def __init__(self, container: _Optional[str] = ..., signal: _Optional[str] = ...) -> None: ...
 
+class RenameRequest(_message.Message):
+    __slots__ = ("container", "name")
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    container: str
+    name: str
+    def __init__(self, container: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
 class RemoveContainerRequest(_message.Message):
     __slots__ = ("container", "force")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]

@@ -114,6 +114,11 @@ class NetdStub:
                 request_serializer=netd_dot_api_dot_netd__pb2.KillRequest.SerializeToString,
                 response_deserializer=netd_dot_api_dot_netd__pb2.Container.FromString,
                 _registered_method=True)
+        self.RenameContainer = channel.unary_unary(
+                '/netd.v1.Netd/RenameContainer',
+                request_serializer=netd_dot_api_dot_netd__pb2.RenameRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.Container.FromString,
+                _registered_method=True)
         self.RemoveContainer = channel.unary_unary(
                 '/netd.v1.Netd/RemoveContainer',
                 request_serializer=netd_dot_api_dot_netd__pb2.RemoveContainerRequest.SerializeToString,
@@ -280,6 +285,13 @@ class NetdServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenameContainer(self, request, context):
+        """Calls a container otherwise from now on, running or not. Its host name stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveContainer(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -434,6 +446,11 @@ def add_NetdServicer_to_server(servicer, server):
             'KillContainer': grpc.unary_unary_rpc_method_handler(
                     servicer.KillContainer,
                     request_deserializer=netd_dot_api_dot_netd__pb2.KillRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.Container.SerializeToString,
+            ),
+            'RenameContainer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameContainer,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.RenameRequest.FromString,
                     response_serializer=netd_dot_api_dot_netd__pb2.Container.SerializeToString,
             ),
             'RemoveContainer': grpc.unary_unary_rpc_method_handler(
@@ -923,6 +940,33 @@ class Netd:
             target,
             '/netd.v1.Netd/KillContainer',
             netd_dot_api_dot_netd__pb2.KillRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.Container.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/RenameContainer',
+            netd_dot_api_dot_netd__pb2.RenameRequest.SerializeToString,
             netd_dot_api_dot_netd__pb2.Container.FromString,
             options,
             channel_credentials,

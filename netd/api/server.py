@@ -216,6 +216,11 @@ class Service(netd_pb2_grpc.NetdServicer):
         container = convert.required("container", request.container)
         return self._container(await self._containers.kill(container, number))
 
+    async def RenameContainer(self, request: pb.RenameRequest, context: Context) -> pb.Container:
+        container = convert.required("container", request.container)
+        name = convert.required("name", request.name)
+        return self._container(await self._containers.rename(container, name))
+
     async def RemoveContainer(self, request: pb.RemoveContainerRequest, context: Context) -> pb.ContainerRef:
         container = convert.required("container", request.container)
         record = await self._containers.remove(container, force=request.force)

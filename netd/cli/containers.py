@@ -1,4 +1,4 @@
-"""The commands about containers that already exist: ps, inspect, stop, kill, wait, rm."""
+"""The commands about containers that already exist: ps, inspect, stop, kill, wait, rename, rm."""
 
 from __future__ import annotations
 
@@ -130,6 +130,18 @@ def wait(names: Sequence[str]) -> int:
     """Wait until all have ended; print each one's exit code on a line of its own."""
     client = connected()
     return each(names, lambda ref: str(client.wait_container(ref).code))
+
+
+@click.command(short_help="Give a container another name.")
+@click.argument("container", shell_complete=container_names)
+@click.argument("name")
+@socket_option
+def rename(container: str, name: str) -> None:
+    """Call CONTAINER by NAME from now on, running or not; print the name.
+
+    Other containers find it by NAME at once and by the old name no longer. Its host name stays.
+    """
+    click.echo(connected().rename_container(container, name).name)
 
 
 @click.command(short_help="Remove containers.")

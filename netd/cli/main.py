@@ -34,6 +34,7 @@ COMMANDS = {
     "stop": "netd.cli.containers:stop",
     "kill": "netd.cli.containers:kill",
     "wait": "netd.cli.containers:wait",
+    "rename": "netd.cli.containers:rename",
     "rm": "netd.cli.containers:rm",
     "topology": "netd.cli.topology:topology",
     "capture": "netd.cli.capture:capture",

@@ -182,7 +182,7 @@ class FakeKernel:
         present = self._objects.get(wanted.key)
         match wanted:
             case Bridge() | Veth() | Vxlan() | Ifb():
-                self._check_link(wanted, present)
+                self._check_link(wanted, present, change=change)
                 if isinstance(wanted, Veth) and isinstance(present, Veth) and _peer(present) != _peer(wanted):
                     self._forget(present)
                 if isinstance(wanted, Vxlan) and isinstance(present, Vxlan) and _end(present) != _end(wanted):
@@ -224,12 +224,12 @@ class FakeKernel:
         if not any(_is_device(item, name, netns) for item in self._objects.values()):
             raise KernelError(errno.ENODEV, str(wanted))
 
-    def _check_link(self, wanted: HostLink, present: KernelObject | None) -> None:
+    def _check_link(self, wanted: HostLink, present: KernelObject | None, *, change: bool) -> None:
         if not wanted.alias.startswith(ALIAS_PREFIX):
             raise Invalid(f"link {wanted.name}: alias {wanted.alias!r} must start with {ALIAS_PREFIX!r}")
         if wanted.name in self._foreign:
             raise AlreadyExists(f"interface {wanted.name!r} exists already and was not made by netd")
-        if isinstance(present, HostLink) and present.alias != wanted.alias:
+        if isinstance(present, HostLink) and present.alias != wanted.alias and not change:
             raise AlreadyExists(f"interface {wanted.name!r} exists already and belongs to {present.alias!r}")
         if isinstance(wanted, Veth):
             for item in self._objects.values():

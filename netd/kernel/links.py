@@ -120,6 +120,8 @@ class Links:
     def _change(self, old: KernelObject, new: KernelObject) -> None:
         match new:
             case Bridge() | Veth() | Vxlan() | Ifb():
+                if isinstance(old, HostLink) and old.alias != new.alias:
+                    self._retitle(old, new)
                 self._add(new)
             case Route():
                 # Not NLM_F_REPLACE: it replaces whatever route has this destination, ours or not.
@@ -302,15 +304,22 @@ class Links:
         finally:
             os.close(descriptor)
 
+    def _retitle(self, old: HostLink, new: HostLink) -> None:
+        """Let the alias of a link of ours say what it stands for now; one that is not as it was stays."""
+        link = self._find(new.name)
+        if link is not None and link.ours and not link.half_made and _as_found(link, old).alias == old.alias:
+            self._send(fastnl.link_change(link.index, alias=_alias(new)))
+
     def _tag(self, wanted: HostLink) -> None:
         """Give a link that was just created its alias and altname; undo the creation if that fails."""
-        alias = dumps.veth_alias(wanted) if isinstance(wanted, Veth) else wanted.alias
         index = if_nametoindex(wanted.name)
         try:
             # Without a link-local address of its own: the bridge speaks for its ports, and a thousand
             # ports need not each probe for duplicates and join multicast groups.
             own_ipv6 = not (isinstance(wanted, Veth | Vxlan | Ifb) and sysctl.has_ipv6())
-            change = fastnl.link_change(index, mtu=wanted.mtu, alias=alias, group=0, own_ipv6=own_ipv6)
+            change = fastnl.link_change(
+                index, mtu=wanted.mtu, alias=_alias(wanted), group=0, own_ipv6=own_ipv6
+            )
             self._send(change)
             self._give_altname(index, wanted)
             if isinstance(wanted, Vxlan):
@@ -425,6 +434,10 @@ def _as_found(link: Link, wanted: HostLink) -> HostLink:
     if isinstance(wanted, Ifb):
         return shaping.ifb_of(link)
     return vxlan.vxlan_of(link, "") if isinstance(wanted, Vxlan) else dumps.bridge_of(link)
+
+
+def _alias(wanted: HostLink) -> str:
+    return dumps.veth_alias(wanted) if isinstance(wanted, Veth) else wanted.alias
 
 
 def _index_or_zero(name: str) -> int:

@@ -267,6 +267,42 @@ def test_connect_and_disconnect_are_in_force_at_once(town: Town) -> None:
         assert town.rcode("web", "db") == "NXDOMAIN"
 
 
+def test_a_rename_is_in_force_at_once(town: Town) -> None:
+    id = town.run("moving", "--network", "front,alias=stays", "--network", "back")
+    four, six = town.addresses("moving", "front")
+    back = town.host.address("moving", "back")
+    assert sorted(town.told("api", "moving")) == sorted([four, back])
+    assert town.host.netd("rename", "moving", "moved").strip() == "moved"
+    for name in ("moved", "stays", id[:12]):
+        assert four in town.told("api", name), "the aliases and the host name stay"
+    assert town.told("api", "moved.front", "AAAA") == [six]
+    assert town.told("db", "moved") == [back]
+    for name in ("moving", "moving.front", "moving.back"):
+        assert town.rcode("api", name) == "NXDOMAIN"
+    pointer = ".".join(reversed(four.split("."))) + ".in-addr.arpa"
+    assert town.told("web", pointer, "PTR") == ["moved.front."]
+    dug = town.host.netd("exec", "web", "--", "dig", "+short", "moved")
+    assert dug.split() == [four]
+    inside = town.host.netd("exec", "moved", "--", "cat", "/etc/hosts", "/etc/hostname")
+    assert f"{four}\t{id[:12]} moved\n" in inside
+    assert "moving" not in inside
+    links = town.host.sh("ip link show")
+    assert "moved@back" in links
+    assert "moved.eth0@front" in links
+    assert "moving@" not in links
+    assert "moving.eth" not in links
+    assert "'web' is taken" in town.host.refused("rename", "moved", "web")
+
+    # The old name is free for somebody else, with the namespace of the first one still there.
+    town.run("moving", "--network", "front")
+    assert town.told("api", "moving") == [town.host.address("moving")]
+    town.host.kill()
+    town.host.start()
+    assert town.told("web", "moved") == [four]
+    town.host.netd("rm", "-f", "moved", "moving")
+    assert {town.rcode("api", name) for name in ("moved", "moving")} == {"NXDOMAIN"}
+
+
 def test_the_host_and_containers_on_its_network_may_ask_too(town: Town) -> None:
     gateways = [subnet["gateway"] for subnet in town.host.network("front")["subnets"]]
     for gateway in gateways:

@@ -342,6 +342,7 @@ async def test_the_server_has_no_rights(tmp_path: Path) -> None:
         assert fields["Uid"].split() == fields["Gid"].split() == ["65534"] * 4
         assert fields["Groups"].split() == []
         assert fields["NoNewPrivs"] == "1"
+        assert fields["Seccomp"] == "2", "its system calls are filtered"
         assert int(fields["CapPrm"], 16) == int(fields["CapEff"], 16) == int(fields["CapInh"], 16) == 0
 
 

@@ -34,7 +34,7 @@ async def test_sockets_are_opened_before_the_addresses_exist() -> None:
 async def test_starts_answers_and_stops(tmp_path: Path) -> None:
     lost: list[Link] = []
     place = ControlSocket(tmp_path)
-    link = place.start_server("code", lost.append)
+    link = place.start_server("code", b"", lost.append)
     assert (await link.call({"op": "hello"}))["code"] == "code"
     assert (tmp_path / "dns.sock").stat().st_mode & 0o777 == 0o600
     second = place.connect(lost.append)
@@ -62,7 +62,7 @@ async def test_kills_the_server_and_nobody_else(tmp_path: Path) -> None:
     assert bystander.returncode is None
     bystander.terminate()
     assert await bystander.wait() == -15
-    link = place.start_server("code", lambda _: None)
+    link = place.start_server("code", b"", lambda _: None)
     await link.call({"op": "ping"})
     await place.kill_server()
     await place.ended()
@@ -140,7 +140,7 @@ async def test_nobody_listens_after_a_failure(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     place = ControlSocket(tmp_path)
     with pytest.raises(Unavailable, match="could not be started"):
-        place.start_server("code", lambda _: None)
+        place.start_server("code", b"", lambda _: None)
     place.close()
 
 

@@ -82,6 +82,23 @@ async def test_foreign_links_in_the_same_deletion_keep_everything(host_kernel: H
     await host_kernel.netns_delete(netns)
 
 
+async def test_a_link_says_what_it_stands_for_now(host_kernel: HostKernel, sh: Shell) -> None:
+    netns = await host_kernel.netns_create("web")
+    old = replace(veth(netns), altname="web.eth0@front.0a1b2c")
+    new = replace(old, alias="netd:shop@front", altname="shop.eth0@front.0a1b2c")
+    await make(host_kernel, old)
+    await host_kernel.apply([Change(old, new)])
+    assert await host_kernel.observe() == {new}
+    assert old.altname not in sh(f"ip link show {old.name}")
+    # Killed between the two: the alias is new, the altname is not, and the next one sees it.
+    await host_kernel.apply([Change(new, replace(new, altname=old.altname))])
+    (half,) = await host_kernel.observe()
+    await host_kernel.apply([Change(half, new), Change(new, new)])
+    assert await host_kernel.observe() == {new}
+    await unmake(host_kernel, new)
+    await host_kernel.netns_delete(netns)
+
+
 async def test_a_half_made_link_is_netds_and_is_made_anew(host_kernel: HostKernel, sh: Shell) -> None:
     """What a daemon leaves that is killed between creating a link and tagging it."""
     with fastnl.Socket() as link:

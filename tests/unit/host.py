@@ -33,14 +33,19 @@ class Feed:
 
     def __init__(self) -> None:
         self.networks: set[str] = set()
-        self.names: dict[str, tuple[str, ...]] = {}
+        self._told: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.remotes: dict[str, tuple[str, ...]] = {}
 
     async def start(
         self, networks: Sequence[Network], sandboxes: Sequence[tuple[Sandbox, Sequence[Endpoint]]]
     ) -> None:
         self.networks = {network.name for network in networks}
-        self.names = {sandbox.name: _addresses(endpoints) for sandbox, endpoints in sandboxes if endpoints}
+        self._told = {box.id: (box.name, _addresses(endpoints)) for box, endpoints in sandboxes if endpoints}
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """What resolves."""
+        return dict(self._told.values())
 
     async def network_added(self, network: Network) -> None:
         self.networks.add(network.name)
@@ -49,9 +54,9 @@ class Feed:
         self.networks.discard(network.name)
 
     async def sandbox_changed(self, sandbox: Sandbox, endpoints: Sequence[Endpoint]) -> None:
-        self.names.pop(sandbox.name, None)
+        self._told.pop(sandbox.id, None)
         if endpoints:
-            self.names[sandbox.name] = _addresses(endpoints)
+            self._told[sandbox.id] = (sandbox.name, _addresses(endpoints))
 
     async def remotes_changed(
         self, known: Collection[RemoteEndpoint], gone: Collection[RemoteEndpoint] = ()

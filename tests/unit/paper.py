@@ -76,6 +76,7 @@ class PaperEngine(Faults):
     def __init__(self) -> None:
         super().__init__()
         self.view = View()
+        self.store: PaperStore | None = None
         self._address = 1
 
     async def create_network(self, request: NetworkRequest) -> Network:
@@ -142,6 +143,14 @@ class PaperEngine(Faults):
         sandbox = self.view.sandboxes[sandbox_id]
         left = tuple(port for port in sandbox.ports if port not in ports)
         return self._put(replace(sandbox, ports=left), self.view.endpoints_of(sandbox_id))
+
+    async def rename(self, sandbox_id: str, name: str, also: Sequence[Write] = ()) -> Sandbox:
+        await self.pass_("rename")
+        assert self.store is not None
+        await self.store.live(*also)
+        return self._put(
+            replace(self.view.sandboxes[sandbox_id], name=name), self.view.endpoints_of(sandbox_id)
+        )
 
     def _put(self, sandbox: Sandbox, endpoints: tuple[Endpoint, ...]) -> Sandbox:
         self.view = self.view.with_sandbox(sandbox.id, Attached(sandbox, endpoints))

@@ -25,12 +25,14 @@ from netd.kernel.fake import FakeKernel
 from netd.kernel.ports import ApplyError
 from netd.model import NetworkRequest, Proto, Want
 from netd.objects import Op
-from netd.store.base import Store, Write
+from netd.store.base import Put, Store, Table, Write
 from tests.unit.host import Feed, Host, port
 
 FRONT = NetworkRequest(name="front", ipv6=True)
 BACK = NetworkRequest(name="back")
 SIDE = NetworkRequest(name="side", ipv6=True)
+CALLED_SHOP = Put(Table.CONTAINER, "id-web", b"shop")
+"""What the owner of a sandbox remembers of its name: true exactly when the engine's own is."""
 PORTS = (port(18080), port(18053, proto=Proto.UDP, container=53))
 
 
@@ -174,6 +176,7 @@ CASES = {
     ),
     "disconnect": Case(attached_twice, lambda host: host.engine.disconnect("id-web", "front")),
     "publish": Case(attached, lambda host: host.engine.publish("id-web", [port(19090)])),
+    "rename": Case(attached_twice, lambda host: host.engine.rename("id-web", "shop", [CALLED_SHOP])),
     "unpublish": Case(attached, lambda host: host.engine.unpublish("id-web", PORTS)),
 }
 ERRORS = (errno.ENOMEM, errno.EBUSY, errno.EPERM, errno.EEXIST, errno.ENOSPC)
@@ -222,6 +225,8 @@ async def assert_remembered(host: Host) -> None:
     assert (loaded.networks, loaded.sandboxes) == (view.networks, view.sandboxes)
     assert loaded.endpoints == view.endpoints
     assert loaded.intents == {}
+    renamed = any(sandbox.name == "shop" for sandbox in view.sandboxes.values())
+    assert (await host.store.containers()).get("id-web") == (b"shop" if renamed else None)
 
 
 async def remove_all(host: Host) -> None:

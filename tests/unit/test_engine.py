@@ -289,6 +289,37 @@ def test_ports_come_and_go_while_it_runs(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_a_new_name_is_everywhere_and_the_old_one_nowhere(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await host.engine.create_network(FRONT)
+            limited = Want(network="front", options={"bandwidth.egress": "1000000"})
+            sandbox, (endpoint,) = await host.engine.attach(await host.sandbox("web", port(18080)), [limited])
+            other, _ = await host.engine.attach(await host.sandbox("db"), [Want(network="front")])
+            assert lines(host, "web@front")
+            writes = host.kernel.writes
+            renamed = await host.engine.rename(sandbox.id, "shop")
+            assert host.kernel.writes - writes == 2, "the pair and the device of its limit"
+            assert (renamed.name, renamed.hostname) == ("shop", sandbox.hostname)
+            assert host.engine.view.endpoints_of(sandbox.id) == (endpoint,)
+            assert set(host.feed.names) == {"shop", "db"}
+            assert not lines(host, "web@front")
+            assert lines(host, "alias netd:shop@front")
+            with pytest.raises(AlreadyExists, match="already published by 'shop'"):
+                await host.engine.publish(other.id, [port(18080)])
+            taken = endpoint.of_family(4)[0].ip
+            assert isinstance(taken, IPv4Address)
+            with pytest.raises(AlreadyExists, match="container 'shop'"):
+                await host.engine.attach(await host.sandbox("late"), [Want(network="front", ip=taken)])
+            await host.restart()
+            assert host.kernel.writes - writes == 2
+            assert set(host.feed.names) == {"shop", "db"}
+            with pytest.raises(NotFound):
+                await host.engine.rename("id-nobody", "shop")
+
+    asyncio.run(story())
+
+
 def test_detaching_works_when_the_namespace_is_gone(tmp_path: Path) -> None:
     async def story() -> None:
         async with running(tmp_path) as host:

@@ -30,6 +30,7 @@ FLOORS: tuple[set[str], ...] = (
     CONTRACTS,
     {
         "dns_feed",
+        "dns_filter",
         "dns_lookup",
         "dns_process",
         "events",
@@ -45,7 +46,7 @@ FLOORS: tuple[set[str], ...] = (
     {"cluster", "kernel"},
     {"changes", "engine", "forwarding", "news", "operations", "overlay", "publishing", "reconcile"}
     | {"announcements", "recovery"},
-    {"cni", "cni_server", "containers", "doctor", "packets", "registry", "tracing"},
+    {"cni", "cni_server", "container_files", "containers", "doctor", "packets", "registry", "tracing"},
     {"api.generated"},
     {"api"},
     {"app"},
@@ -79,7 +80,7 @@ ONLY_IN = {
     "pyroute2": {"kernel"},
     "nftables": {"kernel"},
     "ctypes": {"capture", "kernel", "runtime"},
-    "pyseccomp": {"runtime"},
+    "pyseccomp": {"dns_filter", "runtime"},
     "sqlite3": {"store"},
     "grpc": {"api", "api.client", "api.generated", "cluster"},
     "click": {"cli", "cli.daemon", "cli.doctor", "cli.topology"},

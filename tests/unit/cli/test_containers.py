@@ -77,6 +77,15 @@ def test_rm_tries_all(cli: Cli, two: FakeDaemon) -> None:
     assert cli("rm", "-f", "web").out == "web\n"
 
 
+def test_rename(cli: Cli, two: FakeDaemon) -> None:
+    assert cli("rename", "web", "shop").out == "shop\n"
+    assert two.last() == pb.RenameRequest(container="web", name="shop")
+    assert set(two.containers) == {"shop", "old"}
+    answer = cli("rename", "shop", "old")
+    assert (answer.code, answer.err) == (1, "netd: container name 'old' is taken\n")
+    assert cli("rename", "shop").code == 2
+
+
 def test_wait_prints_exit_codes(cli: Cli, two: FakeDaemon) -> None:
     assert cli("wait", "old", "old").out == "3\n"
 

@@ -1,0 +1,61 @@
+"""Writes what `netd.etcfiles` says into a container's directory, from where it is mounted over its /etc."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from netd import etcfiles
+from netd.model import IPAddress
+from netd.registry import Record
+from netd.view import View
+
+
+def write(record: Record, directory: Path, view: View, extra: Iterable[tuple[str, IPAddress]]) -> None:
+    """Make the three files say what is true in `view`; `extra` are the --add-host entries."""
+    endpoints = view.endpoints_of(record.id)
+    resolv, base = etcfiles.resolv_conf(endpoints, view.networks), etcfiles.LOOPBACK
+    if record.netns is None:
+        base = _host_file("/etc/hosts")
+        servers = record.request.dns
+        resolv = "".join(f"nameserver {s}\n" for s in servers) or _host_file("/etc/resolv.conf")
+    hosts = etcfiles.hosts(
+        hostname=record.hostname, name=record.name, endpoints=endpoints, extra=extra, base=base
+    )
+    for name, text in (("hosts", hosts), ("hostname", f"{record.hostname}\n"), ("resolv.conf", resolv)):
+        _rewrite(directory / name, text.encode())
+
+
+def are_current(record: Record, directory: Path, view: View) -> bool:
+    """Whether the hosts file knows the container by its name and addresses.
+
+    It does not where a daemon died after it had committed a change and before it had written the file.
+    """
+    own = etcfiles.own_lines(record.hostname, record.name, view.endpoints_of(record.id))
+    try:
+        present = (directory / "hosts").read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return set(own).issubset(present)
+
+
+def _host_file(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _rewrite(path: Path, data: bytes) -> None:
+    """In place, since the file is bind-mounted: a new one under the same name would never be seen.
+
+    Written first and cut afterwards, so that a reader at no moment finds it empty.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(descriptor, 0o644)
+        os.write(descriptor, data)
+        os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
