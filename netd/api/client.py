@@ -2,83 +2,87 @@
 
 The command line lives for a tenth of a second, so two things here are about time. A socket that
 nobody listens on is found by connecting to it (a fifth of a millisecond, and the kernel's own
-reason) instead of by gRPC's connection back-off. And grpc is imported without asyncio, which is
-more than half of what its import costs and which a blocking client never uses (`_import_grpc`).
+reason) instead of by gRPC's connection back-off. And grpc and protobuf are imported without what a
+blocking client never uses (`UNUSED`).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 from netd.errors import BY_GRPC, EXIT_CODE_METADATA, NetdError, Unreachable
+from netd.later import later
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-def _import_grpc() -> None:
-    """Import grpc so that asyncio is loaded only if somebody uses grpc.aio.
-
-    Measured: 47 ms with asyncio, 21 ms without. grpc's C extension imports asyncio but touches it only
-    when an asyncio channel or server is made, so a stand-in that turns into the real module on
-    first use serves as well; grpc.aio itself stays out until it is imported by name.
-    """
-    if "grpc" in sys.modules or "asyncio" in sys.modules:
-        return
-
-    class Standin(types.ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            import asyncio
-
-            return getattr(asyncio, name)
-
-    sys.modules["asyncio"] = Standin("asyncio")
-    sys.modules["grpc.aio"] = types.ModuleType("grpc.aio")
-    try:
-        import grpc
-    finally:
-        del sys.modules["asyncio"], sys.modules["grpc.aio"]
-    del grpc.aio
-
+UNUSED = (
+    *("asyncio", "calendar", "inspect", "pkgutil", "traceback"),
+    *("google.protobuf.internal.python_message", "google.protobuf.text_format"),
+)
+"""What grpc and protobuf import for others than a blocking client with protobuf's implementation in C: half
+of what their import costs. grpc's own extension touches asyncio only when an asyncio channel or server is
+made; grpc.aio, which is built on it, stays out until it is imported by name."""
 
 # What gRPC has to say goes into the error that is raised, not onto the user's terminal.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-_import_grpc()
 
-import grpc  # noqa: E402
+_without_aio = "grpc" not in sys.modules and "asyncio" not in sys.modules
+with later(*UNUSED):
+    if _without_aio:
+        sys.modules["grpc.aio"] = types.ModuleType("grpc.aio")
+    try:
+        import grpc
 
-from netd.api import netd_pb2 as pb  # noqa: E402
-from netd.api import netd_pb2_grpc  # noqa: E402
+        from netd.api import netd_pb2 as pb
+        from netd.api import netd_pb2_grpc
+    finally:
+        if _without_aio:
+            del sys.modules["grpc.aio"]
+    if _without_aio:
+        del grpc.aio
 
 MESSAGE_LIMIT = 4 * 1024 * 1024
 DEADLINE = 60.0
 """Seconds for a request that waits for nothing but the daemon. Its worst case, a thousand attachments
 removed at once, takes a few."""
 
+PLAIN = re.compile(r"[A-Za-z0-9/._-]+")
+"""A path without characters that mean something else in a URI (RFC 3986, 2.3)."""
+
 Reply = TypeVar("Reply")
 
 
 def connect(path: str) -> Client:
     """A client of the daemon that listens at `path`. Raises `Unreachable` with the way out."""
-    where = Path(path).absolute()
+    where = os.path.abspath(path)  # noqa: PTH100  (pathlib takes 3 ms to import)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(str(where))
+            probe.connect(where)
     except OSError as error:
         raise Unreachable(_why_unreachable(where, error)) from error
     return Client(where)
 
 
-def _why_unreachable(where: Path, error: OSError) -> str:
+def _quoted(path: str) -> str:
+    """The path as part of a URI."""
+    if PLAIN.fullmatch(path):
+        return path
+    from urllib.parse import quote
+
+    return quote(path)
+
+
+def _why_unreachable(where: str, error: OSError) -> str:
     match error.errno:
         case errno.EACCES:
             way_out = "run as root, or join the group that owns the socket"
@@ -95,10 +99,10 @@ class Client:
     The generated stub has no types, so each call says what kind of message it is answered with.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self._channel = grpc.insecure_channel(
-            f"unix:{quote(str(path))}",
+            f"unix:{_quoted(path)}",
             options=[
                 # Without it the authority is the socket's path, %-encoded, which is no host name.
                 ("grpc.default_authority", "localhost"),

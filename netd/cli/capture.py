@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
@@ -42,7 +43,7 @@ def capture(targets: str, filter: Sequence[str], output: str | None, count: int 
     client = connected()
     wanted = [target for target in targets.split(",") if target]
     with _opened(output) as file:
-        found = points.listening(points.beside(client.path), wanted)
+        found = points.listening(points.beside(Path(client.path)), wanted)
         names = [point.name for point in found]
         written = _Output(file, names, count or 0)
         recorder = Recorder(found, written.frame, " ".join(filter))

@@ -7,7 +7,6 @@ out, because a terminal would obey them.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +59,8 @@ def _value(field: Any, value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One JSON document, indented for people."""
+    import json
+
     click.echo(json.dumps(value, indent=4, ensure_ascii=False))
 
 

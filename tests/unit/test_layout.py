@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
 
-VALUES = {"dirs", "errors", "logs", "model", "names", "objects", "settings", "shared", "tasks"}
+VALUES = {"dirs", "errors", "later", "logs", "model", "names", "objects", "settings", "shared", "tasks"}
 """The vocabulary; everybody may import these, and they import only each other."""
 
 CONTRACTS = {"kernel.ports", "runtime.spec", "store.base"}

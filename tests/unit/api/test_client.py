@@ -178,7 +178,7 @@ def test_grpc_that_is_there_already_is_left_alone() -> None:
 
 def test_denied(monkeypatch: pytest.MonkeyPatch) -> None:
     error = PermissionError(13, os.strerror(13))
-    text = client._why_unreachable(Path("/run/netd/netd.sock"), error)
+    text = client._why_unreachable("/run/netd/netd.sock", error)
     assert "run as root, or join the group" in text
 
 
