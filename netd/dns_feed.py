@@ -168,9 +168,7 @@ class DnsFeed:
         """End the server too, for a host that netd is taken off, and for tests."""
         self._supervising = False
         if self._link is not None:
-            with contextlib.suppress(Unavailable):
-                await self._link.call({"op": "stop"})
-            await self._control.ended()
+            await self._control.end_server(self._link)
         await self.close()
 
     # --- what people ask ----------------------------------------------------------------------------

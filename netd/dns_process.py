@@ -8,6 +8,7 @@ answers. Its sockets for clients are opened here, in the host's namespace and wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -273,8 +274,17 @@ class ControlSocket:
         self._pid_file.write_text(f"{pid}\n")
         return Link(ours, lost)
 
+    async def end_server(self, link: Link) -> None:
+        """Tell the server to stop; return when it has ended, also one that was found running."""
+        descriptor = self._open_server()  # before: a process that ends has no command line any more
+        with contextlib.suppress(Unavailable):
+            await link.call({"op": "stop"})
+        if descriptor is not None:
+            await _exit(descriptor)
+        await self.ended()
+
     async def ended(self) -> None:
-        """Return when the server that was started here, and told to stop, has ended."""
+        """Return when the server that was started here, and told to stop, has ended and is collected."""
         if self._reaping is not None:
             await self._reaping
 
@@ -283,23 +293,30 @@ class ControlSocket:
 
         Whatever else has its pid by now is left alone.
         """
+        descriptor = self._open_server()
+        if descriptor is None:
+            return
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except OSError as error:
+            log.warning("the DNS server could not be ended: %s", error)
+        try:
+            await asyncio.wait_for(_exit(descriptor), ANSWER_TIME)
+        except TimeoutError:
+            log.warning("the DNS server does not end, though it was killed")
+
+    def _open_server(self) -> int | None:
+        """A pidfd of the server whose pid was noted, if it still runs."""
         try:
             pid = int(self._pid_file.read_text())
             descriptor = os.pidfd_open(pid)
         except (OSError, ValueError):
-            return
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        try:
+            return None
+        with contextlib.suppress(OSError):
             if b"netd_dns" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                loop.add_reader(descriptor, ended.set)
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                await asyncio.wait_for(ended.wait(), ANSWER_TIME)
-        except (OSError, TimeoutError) as error:
-            log.warning("the DNS server %d could not be ended: %s", pid, error)
-        finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
+                return descriptor
+        os.close(descriptor)
+        return None
 
 
 def _start(code: str, descriptors: Sequence[int]) -> int:
@@ -325,7 +342,14 @@ def _start(code: str, descriptors: Sequence[int]) -> int:
 
 async def _reap(pid: int) -> None:
     """Collect a server when it ends; while the daemon stops, only if it has ended."""
-    descriptor = os.pidfd_open(pid)
+    try:
+        await _exit(os.pidfd_open(pid))
+    finally:
+        _collect(pid)
+
+
+async def _exit(descriptor: int) -> None:
+    """Wait until the process of a pidfd has ended; the descriptor is closed, whatever happens."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(descriptor, ended.set)
@@ -334,7 +358,6 @@ async def _reap(pid: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-        _collect(pid)
 
 
 def _collect(pid: int) -> None:
