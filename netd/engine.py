@@ -162,6 +162,10 @@ class Engine:
         """What must exist in the kernel to reach the rest of the cluster."""
         return self._overlay.objects()
 
+    def problems(self) -> list[str]:
+        """What keeps networks of the cluster from being whole, seen from this host."""
+        return self._overlay.problems()
+
     def damaged(self) -> None:
         """The kernel may not be what it should be: look soon."""
         self._reconciler.request()

@@ -32,6 +32,7 @@ __all__ = [
     "closed",
     "detours",
     "element_text",
+    "elsewhere",
     "endpoint",
     "network",
     "peer",
@@ -77,6 +78,10 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "vxlan"): SetType(("port",)),
         ("inet", "peers4"): SetType(("ipv4",)),
         ("inet", "peers6"): SetType(("ipv6",)),
+        ("inet", "far4"): SetType(("ifname", "ipv4")),
+        ("inet", "far6"): SetType(("ifname", "ipv6")),
+        ("inet", "behind4"): SetType(("ifname", "mac", "ipv4")),
+        ("inet", "behind6"): SetType(("ifname", "mac", "ipv6")),
         ("inet", "clamped"): SetType(("ifname",)),
         ("inet", "closed"): SetType(("family",)),
         ("bridge", "ports"): SetType(("ifname",)),
@@ -172,6 +177,12 @@ def vxlan(port: int) -> Element:
 def peer(address: IPAddress) -> Element:
     """A node that may speak VXLAN to this one."""
     return Element("inet", f"peers{address.version}", (address,))
+
+
+def elsewhere(net: Network, address: IPAddress, device: str, mac: str) -> Iterator[Element]:
+    """An endpoint that a plain route leads to: its packets come by `device`, from the node with `mac`."""
+    yield Element("inet", f"far{address.version}", (names.bridge_name(net), address))
+    yield Element("inet", f"behind{address.version}", (device, mac, address))
 
 
 def closed(family: int) -> Element:

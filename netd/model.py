@@ -208,7 +208,9 @@ class Endpoint:
 class Node:
     """A host of a cluster, as its record says.
 
-    `address` is where its tunnels end: an address of the underlay, IPv4 or IPv6. `wireguard_key` is
+    `address` is where its tunnels end: an address of the underlay, IPv4 or IPv6. `segment` is the subnet
+    of that address and `mac` that of the interface; without them, plain routes cannot lead there.
+    `wireguard_key` is
     its public key, base64, empty without WireGuard. A node that is `draining` takes no new endpoints.
     """
 
@@ -216,6 +218,8 @@ class Node:
     address: IPAddress
     labels: Mapping[str, str] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
+    segment: IPNetwork | None = None
+    mac: str = ""
     wireguard_key: str = ""
     draining: bool = False
 

@@ -173,6 +173,21 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """An address for which the host answers ARP or neighbour discovery on a link: it has a route there."""
+
+    dev: str
+    address: IPAddress
+
+    @property
+    def key(self) -> Hashable:
+        return ("proxy", self.dev, self.address)
+
+    def __str__(self) -> str:
+        return f"proxy  {self.address} dev {self.dev}"
+
+
+@dataclass(frozen=True, slots=True)
 class Flood:
     """A node that gets a copy of each multicast frame that a VXLAN device takes (head-end replication)."""
 
@@ -292,7 +307,11 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A unicast route in the main table with netd's route protocol number; `via` None is on-link."""
+    """A unicast route in the main table with netd's route protocol number; `via` None is on-link.
+
+    An IPv4 route may lead by an IPv6 address (RFC 5549), not the other way. On the host `dev` may be a link
+    that is not netd's: the route is.
+    """
 
     destination: IPNetwork
     dev: str
@@ -331,7 +350,18 @@ HostLink = Bridge | Veth | Vxlan | Ifb
 """What makes an interface exist on the host. Each has `name`, `alias`, `altname`, `mtu` and `up`."""
 
 KernelObject = (
-    HostLink | BridgePort | Remote | Flood | Shaper | Redirect | Sysctl | Address | Up | Route | Element
+    HostLink
+    | BridgePort
+    | Remote
+    | Proxy
+    | Flood
+    | Shaper
+    | Redirect
+    | Sysctl
+    | Address
+    | Up
+    | Route
+    | Element
 )
 
 

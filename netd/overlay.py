@@ -28,7 +28,7 @@ from netd.cluster.ports import Cluster, Holdings
 from netd.dns_feed import NameFeed
 from netd.drivers import driver, overlay
 from netd.errors import AlreadyExists, NetdError, Unavailable
-from netd.kernel.ports import ApplyError, Drift, Kernel
+from netd.kernel.ports import ApplyError, Drift, Kernel, Underlay
 from netd.locks import Locks
 from netd.model import IPAddress, Network, Node, RemoteEndpoint, Scope, Want
 from netd.objects import KernelObject
@@ -90,7 +90,7 @@ class Overlay:
         self._cluster = cluster
         self._port = port
         self._tunnels = Tunnels(cluster.node, port) if cluster else None
-        self._underlay = 0
+        self._underlay: Underlay | None = None
         self._drifts: AsyncIterator[Drift] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
@@ -161,7 +161,7 @@ class Overlay:
         if present is not None and not self._underlay:
             return replace(network, mtu=present.mtu)  # nothing is known that would be better
         family = self._cluster.node.address.version
-        return overlay.localised(network, self._underlay or FALLBACK_MTU, family)
+        return overlay.localised(network, self._underlay.mtu if self._underlay else FALLBACK_MTU, family)
 
     async def enter(self, network: Network) -> Network:
         """Have the cluster agree on a network that is to be made; returns it as agreed. A local one is
@@ -172,13 +172,16 @@ class Overlay:
         return self.here(await self._cluster.create_network(network))
 
     def _check_underlay(self, network: Network) -> None:
-        """Refuse a subnet in which a node is: from then on nothing would find the way to that node."""
+        """Refuse a subnet in which a node is: from then on nothing would find the way to that node. And what
+        could not lead to other nodes from here."""
         node = self._tunnels.node_inside(network) if self._tunnels else None
         if node is not None:
             raise AlreadyExists(
                 f"network {network.name!r} would cover {node.address}, the address of node {node.name!r}; "
                 "choose another subnet"
             )
+        if self._tunnels is not None:
+            overlay.check_underlay(network, self._tunnels.node)
 
     async def take_back(self, network: Network) -> None:
         """What `enter` agreed on cannot be made here after all."""
@@ -214,6 +217,9 @@ class Overlay:
                 f"node {name!r} is being drained and takes no container; use another node, or end it with "
                 f"`netd node drain --undo {name}`"
             )
+        for want in wants:
+            if self._tunnels and (problem := self._tunnels.problem(self.view.network(want.network).id)):
+                raise Unavailable(f"{problem}; use another node, or a network with encap=auto")
         lacking = self._lacking(wants)  # refuses what nobody could give, before anything is claimed
         for network, address in self._named_addresses(wants):
             if self._cluster is not None and address not in self._cluster.holdings(network.id).singles:
@@ -225,6 +231,12 @@ class Overlay:
                 raise _outside(lacking_network)
             await self._cluster.grow(lacking_network, family, wanted)
             lacking = self._lacking(wants)
+
+    def problems(self) -> list[str]:
+        """What keeps networks of the cluster from being whole, seen from this host."""
+        if self._tunnels is None:
+            return []
+        return [problem for network in self._shared() if (problem := self._tunnels.problem(network.id))]
 
     def _named_addresses(self, wants: Sequence[Want]) -> list[tuple[Network, IPAddress]]:
         """The addresses in networks of the cluster that are asked for in particular."""
@@ -415,16 +427,22 @@ class Overlay:
         return [network for network in self.view.networks.values() if network.scope is Scope.CLUSTER]
 
     async def _measure(self) -> None:
-        """Look at the device that the tunnels go by."""
-        if self._cluster is None:
+        """Look at the device that the tunnels go by, and let the cluster know where that is."""
+        if self._cluster is None or self._tunnels is None:
             return
         address = self._cluster.node.address
         found = await self._kernel.underlay(address)
         if found is None:
             log.warning("no interface has %s, the address of this node: tunnels go nowhere", address)
-        elif found.mtu != self._underlay:
+            return
+        if found != self._underlay:
             log.info("tunnels go by %s, MTU %d", found.name, found.mtu)
-            self._underlay = found.mtu
+            self._underlay = found
+        await self._cluster.place(found.segment, found.mac)
+        async with self._turn:
+            if difference := self._tunnels.set_place(self._cluster.node, found.name):
+                await self._write(difference)
+                await self._say(self._tunnels.all_remotes())
 
     async def _listen(self, drifts: AsyncIterator[Drift]) -> None:
         async for drift in drifts:

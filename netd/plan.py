@@ -16,7 +16,7 @@ them:
     3  sysctls, bandwidth limits            (before an address could make a packet)
     4  addresses
     5  interfaces inside sandboxes go up    (from here on, frames flow)
-    6  routes; remote endpoints, and the nodes that get multicast
+    6  routes, and what they are a proxy for; remote endpoints, and the nodes that get multicast
     7  nft elements that publish
 
 A plan removes first and adds after. What is added may take the place of what was removed: an
@@ -49,6 +49,7 @@ from netd.objects import (
     Ifb,
     KernelObject,
     Op,
+    Proxy,
     Redirect,
     Remote,
     Remove,
@@ -162,11 +163,14 @@ def _stands_on(item: KernelObject) -> tuple[Device, ...]:
             return ((None, item.bridge),)
         case Flood():
             return ((None, item.vxlan),)
-        case Shaper() | Redirect():
+        case Shaper() | Redirect() | Proxy():
             return ((None, item.dev),)
         case Address() | Up() | Route():
             return ((_ns(item.netns), item.dev),)
-        case Sysctl(path=("net", "ipv4" | "ipv6", "conf", ifname, _)) if ifname not in ("all", "default"):
+        case Sysctl(path=("net", "ipv4" | "ipv6", "conf" | "neigh", ifname, _)) if ifname not in (
+            "all",
+            "default",
+        ):
             return ((_ns(item.netns), ifname),)
     return ()
 
@@ -195,5 +199,5 @@ def _place(item: KernelObject) -> tuple[int, str, int, str]:
         case Route():
             # A gateway may be reachable only by one of the on-link routes.
             return (6, "", 0 if item.via is None else 1, str(item))
-        case Remote() | Flood():
+        case Remote() | Proxy() | Flood():
             return (6, "", 2, str(item))

@@ -35,6 +35,10 @@ What the `inet` table promises, in both families:
   they are dropped before; and so are those of the host's programs, which are told from the kernel's by
   having an owner. The kernel's own are not tracked: they are many, and never translated.
 
+- Where plain routes lead to other nodes (--opt encap), what a network's endpoints send each other is let
+  through as it is, and never translated. From the wire comes for an endpoint of another node only what
+  has that node's MAC: it is checked before conntrack is asked, for a forged packet may fit a connection.
+
 A verdict of `accept` ends this table's chain and no other's: a foreign table with a drop policy
 still drops. That is what `netd doctor` looks for.
 
@@ -84,6 +88,10 @@ table inet netd {
     set peers4 { type ipv4_addr; }
     set peers6 { type ipv6_addr; }
     set clamped { type ifname; }                   # bridge
+    set far4 { type ifname . ipv4_addr; }          # bridge . endpoint on another node, by a plain route
+    set far6 { type ifname . ipv6_addr; }
+    set behind4 { type ifname . ether_addr . ipv4_addr; }      # the way in . that node . such an endpoint
+    set behind6 { type ifname . ether_addr . ipv6_addr; }
 
     # Families whose forwarding netd itself turned on.
     set closed { type nf_proto; }
@@ -156,6 +164,8 @@ table inet netd {
 
     chain postrouting {
         type nat hook postrouting priority srcnat; policy accept;
+        iifname . ip daddr @far4 accept
+        iifname . ip6 daddr @far6 accept
         ct status dnat oifname . ip saddr @hairpin4 masquerade
         ct status dnat oifname . ip6 saddr @hairpin6 masquerade
         ct status dnat ip daddr . iifname @detour4 masquerade
@@ -215,6 +225,8 @@ table inet netd {
     }
 
     chain to_container {
+        oifname . ip saddr @far4 goto from_far
+        oifname . ip6 saddr @far6 goto from_far
         ct state established,related accept
         iifname . oifname @intra accept
         iifname . oifname @apart drop
@@ -227,7 +239,15 @@ table inet netd {
         drop
     }
 
+    chain from_far {
+        iifname . ether saddr . ip saddr @behind4 accept
+        iifname . ether saddr . ip6 saddr @behind6 accept
+        drop
+    }
+
     chain to_outside {
+        iifname . ip daddr @far4 accept
+        iifname . ip6 daddr @far6 accept
         udp dport @vxlan drop
         iifname @internal drop
         # What conntrack cannot place is not translated, and would leave with a container's address.

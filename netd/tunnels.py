@@ -1,9 +1,9 @@
 """What leads from this host to the rest of the cluster, as kernel objects. Pure.
 
 A `Tunnels` remembers what the cluster said (networks, nodes, endpoints that live elsewhere) and keeps
-the objects that follow from it: a VXLAN device for each network, a `Remote` for each endpoint, a peer of
-the VXLAN guard for each node. Each object has a slot, and what is said touches a few slots: so a change
-costs work for what changed, however large the cluster is. What is said may arrive in any order. An
+the objects that follow from it: a VXLAN device for each network, a `Remote` or routes for each endpoint,
+a peer of the VXLAN guard for each node. Objects have a slot, and what is said touches a few slots: so a
+change costs work for what changed, however large the cluster is. What is said may arrive in any order. An
 endpoint whose node is unknown, or whose network this host has not adopted, has no object until both are.
 """
 
@@ -37,23 +37,25 @@ class Tunnels:
 
     def __init__(self, node: Node, port: int) -> None:
         self.node = node
+        self.device = ""
         self.nodes: dict[str, Node] = {}
         self._port = port
         self._networks: dict[str, Network] = {}
         self._remotes: dict[str, dict[str, RemoteEndpoint]] = {}
         self._homes: dict[str, dict[str, dict[str, None]]] = {}
-        self._made: dict[Slot, KernelObject] = {}
+        self._made: dict[Slot, tuple[KernelObject, ...]] = {}
         self._slots: dict[Hashable, dict[Slot, None]] = {}
         self._refresh([("port",)])
 
     def objects(self) -> frozenset[KernelObject]:
         """Everything that is wanted."""
-        return frozenset(self._made[next(reversed(slots))] for slots in self._slots.values())
+        return self._wanted(self._slots)
 
     def of_network(self, network_id: str) -> frozenset[KernelObject]:
         """What is wanted for one network."""
-        made = (self._made.get(slot) for slot in self._slots_of_network(network_id))
-        return frozenset(item for item in made if item is not None)
+        return frozenset(
+            item for slot in self._slots_of_network(network_id) for item in self._made.get(slot, ())
+        )
 
     def remotes(self, network_id: str) -> Collection[RemoteEndpoint]:
         """The endpoints that live elsewhere, of one network."""
@@ -72,6 +74,24 @@ class Tunnels:
         """A node whose address lies in a subnet of `network`."""
         nodes = (self.node, *self.nodes.values())
         return next((n for n in nodes if any(n.address in s.cidr for s in network.subnets)), None)
+
+    def problem(self, network_id: str) -> str:
+        """What keeps a network from being whole here: with encap=never, nodes on other segments. Or ""."""
+        net = self._networks.get(network_id)
+        if net is None or overlay.encap(net) != "never":
+            return ""
+        homes = {remote.node: remote for remote in self.remotes(network_id)}
+        beyond = [
+            f"{name!r} ({node.address})"
+            for name, remote in sorted(homes.items())
+            if (node := self.nodes.get(name)) and not self.reachable(remote)
+        ]
+        if not beyond:
+            return ""
+        return (
+            f"network {net.name!r} has encap=never, and its containers on node {', '.join(beyond)} cannot be "
+            f"reached from here, not being on this host's segment, {self.node.segment or 'which has none'}"
+        )
 
     def reachable(self, remote: RemoteEndpoint) -> bool:
         """Whether this very endpoint is known, and frames can be sent to it."""
@@ -93,10 +113,18 @@ class Tunnels:
     def set_node(self, node: Node) -> Difference:
         """Another node, or this one."""
         if node.name == self.node.name:
-            self.node = node
-            return self._refresh([("tunnel", network) for network in self._networks])
+            return self.set_place(node, self.device)
         self.nodes[node.name] = node
         return self._refresh(self._slots_of_node(node.name))
+
+    def set_place(self, node: Node, device: str) -> Difference:
+        """This node as it is now, reached by its interface `device`."""
+        self.node, self.device = node, device
+        touched: list[Slot] = []
+        for id, net in self._networks.items():
+            whole = overlay.encap(net) != "always"  # routes depend on both ends
+            touched += self._slots_of_network(id) if whole else [("tunnel", id)]
+        return self._refresh(touched)
 
     def drop_node(self, name: str) -> Difference:
         """Another node is gone: nothing leads there, whatever else is still said of it."""
@@ -158,19 +186,17 @@ class Tunnels:
 
     def _refresh(self, touched: Iterable[Slot]) -> Difference:
         """Bring the slots up to date. Where two make the same object, the later one has its way."""
-        slots = dict.fromkeys(touched)
+        new = {slot: tuple(self._objects(slot)) for slot in dict.fromkeys(touched)}
         keys: dict[Hashable, None] = {}
-        new = {slot: self._object(slot) for slot in slots}
-        for slot, item in new.items():
-            old = self._made.get(slot)
-            keys.update((each.key, None) for each in (old, item) if each is not None)
+        for slot, items in new.items():
+            keys.update((item.key, None) for item in (*self._made.get(slot, ()), *items))
         before = self._wanted(keys)
-        for slot, item in new.items():
-            old = self._made.pop(slot, None)
-            if old is not None:
+        for slot, items in new.items():
+            for old in self._made.pop(slot, ()):
                 del self._slots[old.key][slot]
-            if item is not None:
-                self._made[slot] = item
+            if items:
+                self._made[slot] = items
+            for item in items:
                 self._slots.setdefault(item.key, {})[slot] = None
         after = self._wanted(keys)
         for key in keys:
@@ -179,29 +205,33 @@ class Tunnels:
         return Difference(before - after, after - before)
 
     def _wanted(self, keys: Iterable[Hashable]) -> frozenset[KernelObject]:
-        return frozenset(self._made[next(reversed(slots))] for key in keys if (slots := self._slots.get(key)))
+        return frozenset(
+            item
+            for key in keys
+            if (slots := self._slots.get(key))
+            for item in self._made[next(reversed(slots))]
+            if item.key == key
+        )
 
-    def _object(self, slot: Slot) -> KernelObject | None:
+    def _objects(self, slot: Slot) -> Iterator[KernelObject]:
         """What belongs into a slot now."""
         match slot:
             case ("port",):
-                return firewall.vxlan(self._port)
+                yield firewall.vxlan(self._port)
             case ("peer", name) if name in self.nodes:
-                return firewall.peer(self.nodes[name].address)
+                yield firewall.peer(self.nodes[name].address)
             case ("tunnel", network_id) if net := self._networks.get(network_id):
-                return overlay.tunnel(net, self.node, self._port)
+                if overlay.encap(net) != "never":
+                    yield overlay.tunnel(net, self.node, self._port)
             case ("remote", network_id, id) if net := self._networks.get(network_id):
                 remote = self._remotes.get(network_id, {}).get(id)
                 node = self.nodes.get(remote.node) if remote else None
-                return overlay.remote(net, remote, node) if remote and node else None
+                if remote and node:
+                    yield from overlay.remote(net, remote, node, self.node, self.device)
             case ("flood", network_id, name) if net := self._networks.get(network_id):
                 lives = network_id in self._homes.get(name, {}) and name in self.nodes
-                return (
-                    overlay.flood(net, self.nodes[name].address)
-                    if lives and overlay.has_multicast(net)
-                    else None
-                )
-        return None
+                if lives and overlay.has_multicast(net):
+                    yield overlay.flood(net, self.nodes[name].address)
 
 
 def _slots_of(remote: RemoteEndpoint) -> list[Slot]:

@@ -20,6 +20,7 @@ from netd.objects import (
     Ifb,
     KernelObject,
     Op,
+    Proxy,
     Redirect,
     Remote,
     Route,
@@ -106,7 +107,7 @@ def _words(item: KernelObject) -> Iterable[Hashable]:
             return (item.dev, item.address.ip)
         case Element():
             return (*item.item, *item.value)
-        case Route() | Up() | Shaper() | Redirect():
+        case Route() | Up() | Shaper() | Redirect() | Proxy():
             return (item.dev,)
 
 

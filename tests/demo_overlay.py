@@ -11,6 +11,7 @@ import time
 
 from tests.demo import BOLD, DIM, PLAIN, Wrong, say
 from tests.e2e.etcd import TTL, Cluster
+from tests.e2e.fabric import plug
 from tests.e2e.host import Host, eventually
 
 SERVER = "echo hello from db >/tmp/index.html; exec busybox httpd -f -p 80 -h /tmp"
@@ -58,7 +59,7 @@ def story(cluster: Cluster) -> None:
     type_on("h1", one, fetch, status=6)
 
     say("It comes back.")
-    two.sh("ip link set under up; ip addr add 2001:db8:2::2/64 dev under nodad")
+    plug(2, two)
     cluster.start(2)
     began = time.monotonic()
     eventually("db answers", lambda: not one.run("/bin/sh", "-c", fetch).returncode)

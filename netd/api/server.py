@@ -20,6 +20,7 @@ import platform
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -268,7 +269,10 @@ class Service(netd_pb2_grpc.NetdServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.NodeList:
         cluster = self._in_cluster()
-        return convert.nodes(cluster.nodes(), cluster.status())
+        status = cluster.status()
+        problems = [status.problem, *self._engine.problems()]
+        status = replace(status, problem="; ".join(problem for problem in problems if problem))
+        return convert.nodes(cluster.nodes(), status)
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.Node:
         cluster = self._in_cluster()

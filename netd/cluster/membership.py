@@ -179,7 +179,7 @@ class EtcdCluster:
             self._news.put_nowait((changes, events))
             await self._reach(batch.revision)
             own = dict(events).get(self._seat.key, _UNTOUCHED)
-            if own is None or (isinstance(own, Raw) and own.value != self._seat.value):
+            if own is None or (isinstance(own, Raw) and not self._seat.wrote(own.value)):
                 raise Lost(f"node {self._seat.node.name!r} lost its place in the cluster")
 
     def _complain(self, keys: Collection[bytes]) -> None:
@@ -332,12 +332,21 @@ class EtcdCluster:
     async def move(self, address: IPAddress) -> None:
         """See `Cluster.move`."""
         log.info("node %r is at %s now", self._seat.node.name, address)
-        try:
-            await self._seat.move(address)
-        except Unavailable as error:
-            log.warning("the cluster does not know yet: %s", error)
+        await self._become(replace(self._seat.node, address=address))
         if self._member is not None:
             await self._member.set_node(self.node)
+
+    async def place(self, segment: IPNetwork | None, mac: str) -> None:
+        """See `Cluster.place`."""
+        node = replace(self._seat.node, segment=segment, mac=mac)
+        if node != self._seat.node:
+            await self._become(node)
+
+    async def _become(self, node: Node) -> None:
+        try:
+            await self._seat.become(node)
+        except Unavailable as error:
+            log.warning("the cluster does not know yet: %s", error)
 
     async def drain(self, name: str, draining: bool) -> None:
         """See `Cluster.drain`."""

@@ -119,6 +119,9 @@ class Cluster(Protocol):
     async def move(self, address: IPAddress) -> None:
         """The underlay address of this host changed."""
 
+    async def place(self, segment: IPNetwork | None, mac: str) -> None:
+        """The segment and the MAC of this host's underlay (`model.Node`) are these from now on."""
+
     async def drain(self, name: str, draining: bool) -> None:
         """Let a node take no more containers, or again. Raises `NotFound` or `Unavailable`."""
 

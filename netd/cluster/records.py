@@ -104,6 +104,8 @@ class NodeRecord(_Strict, frozen=True, kw_only=True):
     address: Short
     labels: Labels = {}
     capabilities: Annotated[list[Short], Meta(max_length=32)] = []
+    segment: Short = ""
+    mac: Short = ""
     wireguard_key: Short = ""
 
 
@@ -235,6 +237,8 @@ def of_node(node: Node, instance: str) -> NodeRecord:
         address=str(node.address),
         labels=dict(node.labels),
         capabilities=list(node.capabilities),
+        segment=str(node.segment or ""),
+        mac=node.mac,
         wireguard_key=node.wireguard_key,
     )
 
@@ -328,11 +332,15 @@ def read_node(name: str, value: bytes) -> tuple[Node, str]:
     check_underlay(address)
     if record.wireguard_key and not _KEY.fullmatch(record.wireguard_key):
         raise Invalid("its WireGuard key is not one")
+    if record.mac:
+        _check_mac(record.mac)
     node = Node(
         name=name,
         address=address,
         labels=record.labels,
         capabilities=tuple(record.capabilities),
+        segment=_parsed(ip_network, record.segment) if record.segment else None,
+        mac=record.mac,
         wireguard_key=record.wireguard_key,
     )
     return node, record.instance
@@ -378,8 +386,7 @@ def read_endpoint(network: Network, id: str, value: bytes) -> tuple[RemoteEndpoi
         names.check_name("alias", alias.removeprefix("*."))
     if record.hostname and not _HOSTNAME.fullmatch(record.hostname):
         raise Invalid(f"host name {record.hostname!r} is not valid")
-    if not _MAC.fullmatch(record.mac) or int(record.mac[:2], 16) & 1 or record.mac == "00:00:00:00:00:00":
-        raise Invalid(f"MAC address {record.mac!r} is not one of a single host")
+    _check_mac(record.mac)
     if record.mac == names.mac_of(network.id):
         raise Invalid(f"MAC address {record.mac} is the gateway's")
     addresses = tuple(_parsed(ip_interface, text) for text in record.addresses)
@@ -398,6 +405,11 @@ def read_endpoint(network: Network, id: str, value: bytes) -> tuple[RemoteEndpoi
         services=tuple(record.services),
     )
     return remote, record.since
+
+
+def _check_mac(mac: str) -> None:
+    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise Invalid(f"MAC address {mac!r} is not one of a single host")
 
 
 def _check_inside(network: Network, interface: IPInterface) -> None:

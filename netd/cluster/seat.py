@@ -13,14 +13,14 @@ be somebody else's by now. It takes a new seat and looks before it goes on.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections import deque
 
 from netd.cluster import etcd_pb2 as pb
 from netd.cluster import records
 from netd.cluster.etcd import Etcd, absent, born, put, unchanged
 from netd.cluster.memory import Memory
 from netd.errors import Invalid, Unavailable
-from netd.model import IPAddress, Node
+from netd.model import Node
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Seat:
         self._etcd = etcd
         self._memory = memory
         self._born = 0
+        self._written: deque[bytes] = deque(maxlen=8)
 
     @property
     def key(self) -> bytes:
@@ -77,15 +78,27 @@ class Seat:
         await self._enter(found, lease)
 
     async def _enter(self, found: pb.KeyValue | None, lease: int) -> None:
-        if found is not None and found.value == self.value and found.lease == lease:
+        value = self._noted()
+        if found is not None and found.value == value and found.lease == lease:
             self._born = found.create_revision
             return
         condition = unchanged(self.key, found.mod_revision) if found is not None else absent(self.key)
-        answer = await self._etcd.transact([condition], [put(self.key, self.value, lease)])
+        answer = await self._etcd.transact([condition], [put(self.key, value, lease)])
         if not answer.succeeded:
             raise Unavailable(f"the record of node {self.node.name!r} changed while it was written")
         self._born = found.create_revision if found is not None else answer.header.revision
         log.info("node %r is in the cluster at %s", self.node.name, self.node.address)
+        if self.value != value:  # it became another while that was written
+            await self.become(self.node)
+
+    def _noted(self) -> bytes:
+        """What the record says, about to be written."""
+        self._written.append(self.value)
+        return self._written[-1]
+
+    def wrote(self, value: bytes) -> bool:
+        """Whether this daemon wrote that into its record, now or a moment ago: then hearing it is no news."""
+        return value in self._written
 
     def _check_ours(self, found: pb.KeyValue) -> None:
         try:
@@ -104,10 +117,13 @@ class Seat:
             self._born = 0
             raise Lost(f"the lease of node {self.node.name!r} ended")
 
-    async def move(self, address: IPAddress) -> None:
-        """Be at another address, and say so. Raises `Unavailable`: then `take` says it."""
-        self.node = replace(self.node, address=address)
-        answer = await self._etcd.transact([self.fence()], [put(self.key, self.value, self.lease)])
+    async def become(self, node: Node) -> None:
+        """Be what `node` says, at another address perhaps, and say so. Raises `Unavailable`: then `take`
+        says it, as where there is no seat yet."""
+        self.node = node
+        if not self._born:
+            return
+        answer = await self._etcd.transact([self.fence()], [put(self.key, self._noted(), self.lease)])
         if not answer.succeeded:
             await self.check()
 

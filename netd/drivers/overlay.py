@@ -14,18 +14,25 @@ programs cannot speak to remote endpoints: the answer would find the gateway nex
 without icc an overlay only leads out: the device is isolated as every other port is.
 
 With --opt multicast=on multicast frames are copied to every node that has an endpoint in the network.
+
+With --opt encap=auto or encap=never there are plain routes to endpoints of nodes on one's own segment, the
+same subnet of the underlay on both sides. The host then answers ARP and neighbour discovery for such an
+endpoint (a proxy entry) with the gateway's MAC, and routes. To the rest of the nodes `auto` keeps tunnels,
+and so the tunnels' MTU for all; `never` has no VXLAN device at all, and reaches nobody else. An IPv6
+endpoint cannot be routed to by way of an IPv4 underlay address: the kernel has no such routes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from ipaddress import ip_network
 
-from netd import names
+from netd import firewall, names
 from netd.drivers import bridge
 from netd.errors import Invalid, Unsupported
 from netd.model import Endpoint, IPAddress, Network, Node, RemoteEndpoint, Sandbox, Scope
-from netd.objects import Flood, KernelObject, Remote, Vxlan
+from netd.objects import Flood, KernelObject, Proxy, Remote, Route, Sysctl, Vxlan
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
 """Bytes that a tunnel adds, by the family of the underlay: inner Ethernet 14, VXLAN 8, UDP 8, and the
@@ -65,16 +72,40 @@ def check(net: Network) -> None:
             "'wireguard'), which netd cannot make here; it is refused because its frames would travel in "
             "clear: leave the option out only if the underlay may be trusted"
         )
-    if net.options.get(ENCAP, "always") != "always":
-        raise Unsupported(
-            f"network {net.name!r}: {ENCAP}={net.options[ENCAP]} would route without tunnels, which cannot "
-            "keep the network's frames apart from the underlay's; use encap=always"
+    if encap(net) != "always" and (net.internal or not net.icc):
+        why = "an internal network is not routed" if net.internal else "without icc there is nowhere to go"
+        raise Invalid(f"network {net.name!r}: {ENCAP}={encap(net)} makes routes, and {why}; use encap=always")
+    if encap(net) == "never" and has_multicast(net):
+        raise Invalid(
+            f"network {net.name!r}: {MULTICAST}=on needs tunnels, and {ENCAP}=never has none; use encap=auto"
         )
+
+
+def check_underlay(net: Network, node: Node) -> None:
+    """Raise `Unsupported` where the network's endpoints on other nodes could never be reached from `node`."""
+    if encap(net) == "never" and node.address.version == 4 and 6 in net.families:
+        raise Unsupported(
+            f"network {net.name!r}: {ENCAP}=never cannot route IPv6 by way of {node.address}: the kernel has "
+            "no IPv6 routes by IPv4 addresses; use encap=auto, leave IPv6 out, or have the nodes --advertise "
+            "IPv6 addresses"
+        )
+
+
+def encap(net: Network) -> str:
+    """When the network's packets travel in tunnels: "always", "auto" or "never"."""
+    return net.options.get(ENCAP, "always")
 
 
 def network(net: Network) -> Iterator[KernelObject]:
     """What every host of the cluster needs for the network, whoever else there is."""
     yield from bridge.network(net)
+    if encap(net) != "always":
+        # A proxy would let askers wait for most of a second, in case that somebody else answers.
+        name = names.bridge_name(net)
+        for family in net.families:
+            yield Sysctl(("net", f"ipv{family}", "neigh", name, "proxy_delay"), "0")
+        if 6 in net.families:
+            yield Sysctl(("net", "ipv6", "conf", name, "proxy_ndp"), "1")
 
 
 def endpoint(
@@ -101,15 +132,38 @@ def tunnel(net: Network, node: Node, port: int) -> Vxlan:
     )
 
 
-def remote(net: Network, endpoint: RemoteEndpoint, node: Node) -> Remote:
-    """How to reach `endpoint`, which is on `node`."""
-    addresses = (interface.ip for interface in endpoint.addresses)
-    return Remote(
-        names.bridge_name(net),
-        names.vxlan_name(net),
-        endpoint.mac,
-        tuple(sorted(addresses, key=lambda ip: (ip.version, int(ip)))),
-        node.address,
+def remote(
+    net: Network, endpoint: RemoteEndpoint, node: Node, here: Node, device: str
+) -> Iterator[KernelObject]:
+    """How to reach `endpoint`, which is on `node`, from `here`, which is on the underlay by `device`; nothing
+    if not at all."""
+    addresses = sorted(
+        (interface.ip for interface in endpoint.addresses), key=lambda ip: (ip.version, int(ip))
+    )
+    routed = [ip for ip in addresses if is_routed(net, ip, node, here)]
+    tunnelled = [] if encap(net) == "never" else [ip for ip in addresses if ip not in routed]
+    if tunnelled:
+        bridge, vxlan = names.bridge_name(net), names.vxlan_name(net)
+        yield Remote(bridge, vxlan, endpoint.mac, tuple(tunnelled), node.address)
+    for ip in routed:
+        yield Route(ip_network(ip), device, node.address)
+        yield Proxy(names.bridge_name(net), ip)
+        yield from firewall.elsewhere(net, ip, device, node.mac)
+
+
+def is_routed(net: Network, address: IPAddress, node: Node, here: Node) -> bool:
+    """Whether a plain route leads from `here` to an endpoint's `address` on `node`.
+
+    Both sides answer alike: what one routes, the other expects to come so.
+    """
+    return (
+        encap(net) != "always"
+        and here.segment is not None
+        and here.segment == node.segment
+        and here.address in here.segment
+        and node.address in here.segment
+        and bool(here.mac and node.mac)
+        and not (address.version == 6 and node.address.version == 4)
     )
 
 
@@ -128,6 +182,6 @@ def localised(net: Network, underlay: int, family: int) -> Network:
 
     Where that leaves less than IP itself needs, the outer packets are fragmented instead.
     """
-    room = underlay - OVERHEAD[family]
+    room = underlay if encap(net) == "never" else underlay - OVERHEAD[family]
     wished = min(room, net.mtu_limit) if net.mtu_limit else room
     return replace(net, mtu=max(wished, *(LEAST[each] for each in net.families), 0))

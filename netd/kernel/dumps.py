@@ -205,15 +205,16 @@ def route(body: bytes) -> KernelRoute:
     """Decode the body of an RTM_NEWROUTE or RTM_DELROUTE."""
     family, prefix, _, _, _, protocol, _, kind, _ = fastnl.RTMSG.unpack_from(body)
     found = dict(attributes(body, fastnl.RTMSG.size))
-    gateway = found.get(fastnl.RTA_GATEWAY)
+    # RTA_VIA, where the gateway is of the other family: that family in two bytes, and the address.
+    gateway = found.get(fastnl.RTA_GATEWAY) or found.get(fastnl.RTA_VIA, b"")[2:]
+    via: IPAddress | None = None
+    if gateway:
+        via = IPv4Address(gateway) if len(gateway) == 4 else IPv6Address(gateway)
     destination: IPNetwork
-    via: IPAddress | None
     if family == fastnl.AF_INET:
         destination = IPv4Network((found.get(fastnl.RTA_DST, bytes(4)), prefix))
-        via = IPv4Address(gateway) if gateway else None
     else:
         destination = IPv6Network((found.get(fastnl.RTA_DST, bytes(16)), prefix))
-        via = IPv6Address(gateway) if gateway else None
     hops = found.get(fastnl.RTA_MULTIPATH, b"")
     return KernelRoute(
         destination,

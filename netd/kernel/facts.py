@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from socket import if_indextoname
 
 from netd.errors import KernelError, Unavailable
 from netd.kernel import dumps, fastnl
 from netd.kernel.dumps import KernelRoute
 from netd.kernel.fastnl import AF_INET, AF_INET6, DUMP_TRIES, NLM_F_DUMP_INTR, RT_TABLE_MAIN, RTN_UNICAST
-from netd.kernel.ports import Uplink
+from netd.kernel.ports import Underlay, Uplink
 from netd.model import IPAddress
 
 FAMILIES = (AF_INET, AF_INET6)
+ARPHRD_ETHER = 1
 READING = "read the host's network configuration"
 
 
@@ -72,7 +73,7 @@ def _uplink(body: bytes) -> Uplink:
     return Uplink(link.name, link.mtu)
 
 
-async def underlay(address: IPAddress) -> tuple[int, Uplink] | None:
+async def underlay(address: IPAddress) -> tuple[int, Underlay] | None:
     """The index of the interface that has `address`, and the interface. To be asked on the event loop."""
     from pyroute2 import AsyncIPRoute
     from pyroute2.netlink.exceptions import NetlinkError
@@ -91,8 +92,10 @@ async def underlay(address: IPAddress) -> tuple[int, Uplink] | None:
         for message in messages:
             # On a point-to-point link `address` is the peer's; our own is `local`. IPv6 has only `address`.
             if ip_address(message.get("local") or message.get("address")) == address:
+                segment = ip_network((address, message["prefixlen"]), strict=False)
                 for link in await rtnl.link("get", index=message["index"]):
-                    return message["index"], Uplink(link.get("ifname"), link.get("mtu"))
+                    mac = link.get("address") if link["ifi_type"] == ARPHRD_ETHER else ""
+                    return message["index"], Underlay(link.get("ifname"), link.get("mtu"), mac, segment)
     except NetlinkError as error:
         raise KernelError(error.code, READING) from error
     finally:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError, NotFound, Unavailable
 from netd.firewall import element_text
-from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Uplink
+from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Underlay, Uplink
 from netd.model import IPAddress, Netns, Proto
 from netd.names import ALIAS_PREFIX
 from netd.objects import (
@@ -32,6 +32,7 @@ from netd.objects import (
     Ifb,
     KernelObject,
     Op,
+    Proxy,
     Redirect,
     Remote,
     Remove,
@@ -65,7 +66,7 @@ class FakeKernel:
         self.writes = 0
         self.started = False
         self.uplink_: Uplink | None = Uplink("eth0", 1500)
-        self.underlays: dict[IPAddress, Uplink] = {}
+        self.underlays: dict[IPAddress, Underlay] = {}
         self.addresses: set[IPAddress] = set()
         self.networks: set[tuple[str, IPAddress, int]] = set()
         self.flushed: list[tuple[IPAddress | None, int]] = []
@@ -210,13 +211,20 @@ class FakeKernel:
                 self._check_device(wanted, wanted.vxlan, None)
             case Flood():
                 self._check_device(wanted, wanted.vxlan, None)
-            case Shaper():
+            case Shaper() | Proxy():
                 self._check_device(wanted, wanted.dev, None)
             case Redirect():
                 self._check_device(wanted, wanted.dev, None)
                 self._check_device(wanted, wanted.to, None)
+            case Route(netns=None):
+                if wanted.dev not in self._others():
+                    self._check_device(wanted, wanted.dev, None)
             case Address() | Up() | Route():
                 self._check_device(wanted, wanted.dev, wanted.netns)
+
+    def _others(self) -> set[str]:
+        """Links of the host that are not netd's; routes may lead by them."""
+        return {each.name for each in (self.uplink_, *self.underlays.values()) if each}
 
     def _check_device(self, wanted: KernelObject, name: str, netns: Netns | None) -> None:
         if netns is None and name in self._foreign:
@@ -276,7 +284,7 @@ class FakeKernel:
                     found.add(replace(item, netns=replace(item.netns, path="")))
                 case Bridge() | Vxlan() | Ifb() | BridgePort() | Remote() | Flood() | Element():
                     found.add(item)
-                case Shaper() | Redirect():
+                case Shaper() | Redirect() | Proxy():
                     found.add(item)
                 case Address(netns=None) | Route(netns=None):
                     found.add(item)
@@ -321,7 +329,7 @@ class FakeKernel:
     async def uplink(self) -> Uplink | None:
         return self.uplink_
 
-    async def underlay(self, address: IPAddress) -> Uplink | None:
+    async def underlay(self, address: IPAddress) -> Underlay | None:
         return self.underlays.get(address)
 
     # The contract: namespaces and the rest ---------------------------------------------------------
@@ -420,11 +428,11 @@ def _stands_on(item: KernelObject) -> set[tuple[Netns | None, str]]:
             return {(None, item.bridge), (None, item.vxlan)}
         case Flood():
             return {(None, item.vxlan)}
-        case Shaper() | Redirect():
+        case Shaper() | Redirect() | Proxy():
             return {(None, item.dev)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}
-        case Sysctl(path=("net", _, "conf", ifname, _)):
+        case Sysctl(path=("net", _, "conf" | "neigh", ifname, _)):
             return {(item.netns, ifname)}
     return set()
 

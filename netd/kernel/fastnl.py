@@ -50,7 +50,8 @@ RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
 IFA_F_NODAD = 0x02
 
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 9, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH = 1, 4, 5, 6, 9
+RTA_TABLE, RTA_VIA = 15, 18
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 
@@ -269,8 +270,10 @@ def _route(destination: IPNetwork, index: int, via: IPAddress | None, protocol: 
     )
     if destination.prefixlen:
         body += attribute(RTA_DST, destination.network_address.packed)
-    if via is not None:
+    if via is not None and via.version == destination.version:
         body += attribute(RTA_GATEWAY, via.packed)
+    elif via is not None:
+        body += attribute(RTA_VIA, struct.pack("=H", _family(via)) + via.packed)
     return body + u32(RTA_OIF, index)
 
 

@@ -36,7 +36,7 @@ from netd.kernel import netns as namespaces
 from netd.kernel.links import Links
 from netd.kernel.monitor import Monitor
 from netd.kernel.nft import Nft
-from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Uplink
+from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Underlay, Uplink
 from netd.model import IPAddress, Netns, Proto
 from netd.objects import (
     Address,
@@ -247,11 +247,11 @@ class HostKernel:
     async def uplink(self) -> Uplink | None:
         return await asyncio.to_thread(facts.uplink)
 
-    async def underlay(self, address: IPAddress) -> Uplink | None:
+    async def underlay(self, address: IPAddress) -> Underlay | None:
         found = await facts.underlay(address)
-        index, uplink = found or (0, None)
+        index, underlay = found or (0, None)
         self._monitor.underlay(index, address)
-        return uplink
+        return underlay
 
     # Namespaces, conntrack, the rest ---------------------------------------------------------------
 

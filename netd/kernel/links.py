@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 
 from netd.errors import AlreadyExists, Denied, Exhausted, Invalid, KernelError, NetdError
-from netd.kernel import dumps, fastnl, netns, shaping, sysctl, vxlan
+from netd.kernel import dumps, fastnl, netns, proxies, shaping, sysctl, vxlan
 from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
 from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
@@ -35,6 +35,7 @@ from netd.objects import (
     Ifb,
     KernelObject,
     Op,
+    Proxy,
     Redirect,
     Remote,
     Remove,
@@ -71,6 +72,7 @@ class Links:
         self._wrote = wrote
         self._on_host = on_host
         self._entries = vxlan.Entries(socket, self._send, self._send_removal)
+        self._proxies = proxies.Proxies(socket, self._send, self._send_removal)
         self._sysctls = sysctl.Writer()
         self._queues = shaping.Queues(socket, self._send, self._send_removal)
 
@@ -105,6 +107,8 @@ class Links:
                 self._add_route(wanted)
             case Remote() | Flood():
                 self._entries.add(wanted, *self._ends(wanted))
+            case Proxy():
+                self._proxies.add(wanted, self._own(wanted.dev, wanted))
             case Shaper():
                 self._queues.shape(self._own(wanted.dev, wanted).index, wanted)
             case Redirect():
@@ -150,6 +154,9 @@ class Links:
                 self._entries.remove(unwanted, self._index_of_ours(bridge), self._index_of_ours(vxlan))
             case Flood(vxlan=vxlan):
                 self._entries.remove(unwanted, 0, self._index_of_ours(vxlan))
+            case Proxy():
+                if index := self._index_of_ours(unwanted.dev):
+                    self._proxies.remove(unwanted, index)
             case Shaper():
                 if index := self._index_of_ours(unwanted.dev):
                     self._queues.unshape(index)
@@ -409,7 +416,9 @@ class Links:
             self._send_removal(fastnl.address_delete(index, unwanted.address))
 
     def _add_route(self, wanted: Route) -> None:
-        index = self._index(wanted.dev, wanted)
+        index = _index_or_zero(wanted.dev)  # of anybody's link: the route itself is tagged
+        if not index:
+            raise KernelError(errno.ENODEV, str(wanted))
         request = fastnl.route_add(wanted.destination, index, wanted.via, ROUTE_PROTOCOL)
         try:
             self._send(request)

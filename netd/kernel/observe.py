@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from netd.kernel import dumps, fastnl, shaping, sysctl, vxlan
+from netd.kernel import dumps, fastnl, proxies, shaping, sysctl, vxlan
 from netd.kernel.dumps import Link
 from netd.model import Netns
 from netd.objects import Address, KernelObject, Route, Sysctl, Up
@@ -27,6 +27,7 @@ def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
                 found.update(_of_link(link, links))
                 found.update(_far_away(socket, link, links))
         found.update(shaping.observed(socket, links))
+        found.update(proxies.observed(socket, links))
     found.update(Address(links[index].name, value) for index, value in addresses if index in links)
     for route in routes:
         if route.index in links:

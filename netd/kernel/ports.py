@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from netd.errors import NetdError
-from netd.model import IPAddress, Netns, Proto
+from netd.model import IPAddress, IPNetwork, Netns, Proto
 from netd.objects import KernelObject, Op
 
 
@@ -24,6 +24,20 @@ class Uplink:
 
     name: str
     mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """The interface that a node of a cluster is reached by; `mtu` in bytes.
+
+    `mac` is empty for one that is not Ethernet. `segment` is the subnet that the node's address was given
+    with, and so who is on the same wire.
+    """
+
+    name: str
+    mtu: int
+    mac: str = ""
+    segment: IPNetwork | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +213,7 @@ class Kernel(Protocol):
     async def uplink(self) -> Uplink | None:
         """Where the default route goes, IPv4 first; None where there is none."""
 
-    async def underlay(self, address: IPAddress) -> Uplink | None:
+    async def underlay(self, address: IPAddress) -> Underlay | None:
         """The interface that has `address`; None where the host has no such address. From now on `watch`
         also tells ("underlay") of what happens to that interface and to that address."""
 

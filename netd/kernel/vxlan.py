@@ -85,20 +85,20 @@ def seal(index: int, wanted: Vxlan) -> bytes:
 
 def neighbour_add(index: int, address: IPAddress, mac: str) -> bytes:
     """A permanent neighbour, marked with netd's protocol; whatever was known of the address gives way."""
-    body = NDMSG.pack(_family(address), index, NUD_PERMANENT, 0, 0) + attribute(NDA_DST, address.packed)
+    body = NDMSG.pack(family(address), index, NUD_PERMANENT, 0, 0) + attribute(NDA_DST, address.packed)
     body += attribute(NDA_LLADDR, fastnl.packed_mac(mac)) + attribute(NDA_PROTOCOL, bytes([ROUTE_PROTOCOL]))
     return fastnl.message(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
 def neighbour_get(index: int, address: IPAddress) -> bytes:
     """What is known of one address."""
-    body = NDMSG.pack(_family(address), index, 0, 0, 0) + attribute(NDA_DST, address.packed)
+    body = NDMSG.pack(family(address), index, 0, 0, 0) + attribute(NDA_DST, address.packed)
     return fastnl.message(RTM_GETNEIGH, 0, body)
 
 
 def neighbour_delete(index: int, address: IPAddress) -> bytes:
     """Forget one address, whoever has it: look first."""
-    body = NDMSG.pack(_family(address), index, 0, 0, 0) + attribute(NDA_DST, address.packed)
+    body = NDMSG.pack(family(address), index, 0, 0, 0) + attribute(NDA_DST, address.packed)
     return fastnl.message(RTM_DELNEIGH, NLM_F_ACK, body)
 
 
@@ -136,7 +136,8 @@ def table_dump(index: int) -> bytes:
     return fastnl.message(RTM_GETNEIGH, NLM_F_DUMP, NDMSG.pack(AF_BRIDGE, index, 0, 0, 0))
 
 
-def _family(address: IPAddress) -> int:
+def family(address: IPAddress) -> int:
+    """The address family of a neighbour's address."""
     return fastnl.AF_INET if address.version == 4 else fastnl.AF_INET6
 
 

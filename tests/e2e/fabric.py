@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -43,6 +43,17 @@ PORT = 4789
 def underlay(number: int, family: int) -> str:
     """The address of host `number` on the underlay."""
     return f"192.0.2.{number}" if family == 4 else f"2001:db8:2::{number}"
+
+
+def plug(number: int, node: Node) -> None:
+    """Take host `number`'s end of the wire up, with the IPv6 addresses that go when it is taken down.
+
+    Without the link-local one a host cannot ask for the neighbours that it forwards to.
+    """
+    node.sh(
+        f"ip addr add {underlay(number, 6)}/64 dev under nodad; "
+        f"ip addr add fe80::{number}/64 dev under nodad; ip link set under up"
+    )
 
 
 class Fabric:
@@ -94,9 +105,9 @@ class Fabric:
             self.wire.sh(f"ip link set h{number} master lan up")
             node.sh(
                 "ip link set lo up; ip link set under mtu 1500 addrgenmode none; "
-                f"ip addr add {underlay(number, 4)}/24 dev under; "
-                f"ip addr add {underlay(number, 6)}/64 dev under nodad; ip link set under up"
+                f"ip addr add {underlay(number, 4)}/24 dev under"
             )
+            plug(number, node)
 
     def start(self, number: int, address: str = "") -> Host:
         """Start the daemon of host `number`, counted from 1; it is a node called hNUMBER."""
@@ -110,9 +121,14 @@ class Fabric:
         """Start every daemon and wait until each knows all others."""
         for number in range(1, len(self.hosts) + 1):
             self.start(number)
+        self.wait_until_met(
+            {number: underlay(number, self.family) for number in range(1, len(self.hosts) + 1)}
+        )
+
+    def wait_until_met(self, addresses: Mapping[int, str]) -> None:
+        """Wait until each host knows the others by their addresses; what is on them then is the beginning."""
         for number, host in enumerate(self.hosts, 1):
-            numbers = set(range(1, len(self.hosts) + 1)) - {number}
-            others = {underlay(other, self.family) for other in numbers}
+            others = {address for other, address in addresses.items() if other != number}
             eventually(f"h{number} knows its peers", partial(_knows_peers, host, others))
             self._before[number] = host.census()
 
@@ -204,7 +220,8 @@ def _is_expected(frame: Any, peers: set[str]) -> bool:
         return False
     if isinstance(outer, IPv6) and UDP not in outer:
         # The hosts' own neighbour discovery and listener reports. What tunnels carry is in UDP.
-        return outer.dst.startswith("ff02:") or {outer.src, outer.dst} <= peers
+        local = outer.src.startswith("fe80:") or outer.dst.startswith("fe80:")
+        return local or outer.dst.startswith("ff02:") or {outer.src, outer.dst} <= peers
     return (
         not int(frame.dst[:2], 16) & 1
         and {outer.src, outer.dst} <= peers

@@ -194,6 +194,10 @@ class BoardCluster:
     async def move(self, address: IPAddress) -> None:
         raise NotImplementedError
 
+    async def place(self, segment: IPNetwork | None, mac: str) -> None:
+        self.node = replace(self.node, segment=segment, mac=mac)
+        self._board.put("node", self.node.name, codec.encode(self.node))
+
     async def drain(self, name: str, draining: bool) -> None:
         raise NotImplementedError
 

@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from tests.e2e.etcd import TTL, Cluster
+from tests.e2e.fabric import plug
 from tests.e2e.host import Host, eventually
 from tests.e2e.test_overlay import NETWORK, create, forgot, knows, pair, reached, targets
 
@@ -19,12 +20,14 @@ pytestmark = pytest.mark.skipif(not shutil.which("etcd"), reason="needs etcd-ser
 
 
 @contextmanager
-def running(size: int = 2, family: int = 4, grace: float = 3600.0) -> Iterator[Cluster]:
+def running(
+    size: int = 2, family: int = 4, grace: float = 3600.0, flags: Sequence[str] = NETWORK
+) -> Iterator[Cluster]:
     """Hosts whose daemons follow etcd, with one network called `fabric`; clean afterwards."""
     with Cluster(size, family, grace) as cluster:
         try:
             cluster.start_all()
-            create(cluster, "fabric", *NETWORK)
+            create(cluster, "fabric", *flags)
             yield cluster
             cluster.wait_until_connected()
             cluster.clean()
@@ -76,10 +79,8 @@ def test_a_host_dies_and_comes_back_elsewhere() -> None:
         eventually("h1 forgets what was there", lambda: forgot(one, address), TTL + 5)
         assert {node["name"]: node["state"] for node in one.json("node", "ls")["nodes"]}["h2"] == "down"
         assert one.container_ask("a", "tcp,b,80")["tcp,b,80"] is None, "its name is gone, too"
-        two.sh(
-            "ip addr del 192.0.2.2/24 dev under; ip addr add 192.0.2.22/24 dev under; ip link set under up; "
-            "ip addr add 2001:db8:2::2/64 dev under nodad"  # which went with the link
-        )
+        two.sh("ip addr del 192.0.2.2/24 dev under; ip addr add 192.0.2.22/24 dev under")
+        plug(2, two)
         cluster.start(2)
         eventually("h1 knows b again", lambda: knows(one, address), 2.0)
         speaks(one, "a", two, "b")

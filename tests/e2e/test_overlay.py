@@ -431,6 +431,6 @@ def test_what_an_overlay_refuses_it_says(fabric4: Fabric) -> None:
         "network", "create", "--driver", "overlay", "--opt", "encrypted=wireguard", "x"
     )
     assert "encap=always" in one.refused(
-        "network", "create", "--driver", "overlay", "--opt", "encap=auto", "x"
+        "network", "create", "--driver", "overlay", "--opt", "encap=auto", "--internal", "x"
     )
     assert [network["name"] for network in one.json("network", "ls")] == ["fabric"]

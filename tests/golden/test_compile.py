@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -89,7 +90,19 @@ FABRIC = network(
     mtu=1450,
     options={"multicast": "on"},
 )
+NEIGHBOURS = replace(FABRIC, options={"encap": "auto"})
 NAMED = network("named", "10.89.6.0/24", options={"bridge.name": "br-named"})
+
+
+DB = RemoteEndpoint(
+    id="db",
+    network=FABRIC.id,
+    node="h2",
+    sandbox="db",
+    name="db",
+    mac="02:42:0a:59:07:09",
+    addresses=(ip_interface("10.89.7.9/24"), ip_interface("fd00:7::9/64")),
+)
 
 
 def elsewhere() -> frozenset[KernelObject]:
@@ -98,17 +111,21 @@ def elsewhere() -> frozenset[KernelObject]:
     tunnels.set_network(FABRIC)
     tunnels.set_node(Node(name="h2", address=ip_address("192.0.2.2")))
     tunnels.set_node(Node(name="h3", address=ip_address("2001:db8::3")))
-    tunnels.set_remote(
-        RemoteEndpoint(
-            id="db",
-            network=FABRIC.id,
-            node="h2",
-            sandbox="db",
-            name="db",
-            mac="02:42:0a:59:07:09",
-            addresses=(ip_interface("10.89.7.9/24"), ip_interface("fd00:7::9/64")),
-        )
+    tunnels.set_remote(DB)
+    return tunnels.objects()
+
+
+def next_door() -> frozenset[KernelObject]:
+    """One further node on the same segment, with an endpoint in `fabric`."""
+    segment = ip_network("2001:db8::/64")
+    here, there = (
+        Node(name=f"h{n}", address=segment[n], segment=segment, mac=f"02:00:00:00:00:0{n}") for n in (1, 2)
     )
+    tunnels = Tunnels(here, 4789)
+    tunnels.set_place(here, "eth0")
+    tunnels.set_network(NEIGHBOURS)
+    tunnels.set_node(there)
+    tunnels.set_remote(DB)
     return tunnels.objects()
 
 
@@ -134,6 +151,9 @@ CASES: dict[str, Callable[[Netns], frozenset[KernelObject]]] = {
     "ports": lambda ns: compile.network(DUAL) | container(ns, [(DUAL, {})], EVERYWHERE + AT_ADDRESSES),
     "bridge-name": lambda ns: compile.network(NAMED) | container(ns, [(NAMED, {})]),
     "overlay": lambda ns: elsewhere() | compile.network(FABRIC) | container(ns, [(FABRIC, {})], EVERYWHERE),
+    "overlay-routes": lambda ns: (
+        next_door() | compile.network(NEIGHBOURS) | container(ns, [(NEIGHBOURS, {})], EVERYWHERE)
+    ),
     "static-routes": lambda ns: compile.network(FRONT) | container(ns, [(FRONT, {"routes": ROUTES})]),
     # IPv4 by the higher priority, IPv6 by the only network that has it; ports follow.
     "two-networks": lambda ns: (

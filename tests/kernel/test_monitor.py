@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 
 from netd.kernel import links, monitor
 from netd.kernel.host import HostKernel
-from netd.kernel.ports import Drift, Uplink
+from netd.kernel.ports import Drift, Underlay
 from netd.objects import Add, Address, Bridge, Element, Remote, Remove, Route, Veth, Vxlan
 
 Shell = Callable[[str], str]
@@ -101,11 +102,20 @@ async def test_damage_is_heard(host_kernel: HostKernel, sh: Shell, command: str,
         sh("ip link del br9 2>/dev/null || ip link del nd-front 2>/dev/null || true")
 
 
+SEGMENT = IPv4Network("198.51.100.0/24")
+
+
+def mac(sh: Shell, link: str) -> str:
+    return str(json.loads(sh(f"ip -j link show {link}"))[0]["address"])
+
+
 @asynccontextmanager
 async def tunnelled(kernel: HostKernel, sh: Shell) -> AsyncGenerator[Ear, None]:
     """A host on an underlay, with a tunnel and a remote endpoint."""
     sh("ip link add under type veth peer other; ip link set under up; ip addr add 198.51.100.1/24 dev under")
-    assert await kernel.underlay(IPv4Address("198.51.100.1")) == Uplink("under", 1500)
+    assert await kernel.underlay(IPv4Address("198.51.100.1")) == Underlay(
+        "under", 1500, mac(sh, "under"), SEGMENT
+    )
     async with listening(kernel, sh) as ear:
         await kernel.apply([Add(TUNNEL), Add(REMOTE)])
         await ear.until_now()
@@ -143,7 +153,9 @@ async def test_an_underlay_that_comes_back_by_another_interface_is_heard(
         await ear.until_now()
         sh("ip addr add 198.51.100.1/24 dev other")
         assert Drift("underlay") in await ear.until_now()
-        assert await host_kernel.underlay(IPv4Address("198.51.100.1")) == Uplink("other", 1500)
+        assert await host_kernel.underlay(IPv4Address("198.51.100.1")) == Underlay(
+            "other", 1500, mac(sh, "other"), SEGMENT
+        )
 
 
 async def test_neighbours_of_others_are_none_of_our_business(host_kernel: HostKernel, sh: Shell) -> None:

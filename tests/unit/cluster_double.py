@@ -79,6 +79,9 @@ class PaperCluster:
     async def move(self, address: IPAddress) -> None:
         self.node = replace(self.node, address=address)
 
+    async def place(self, segment: IPNetwork | None, mac: str) -> None:
+        self.node = replace(self.node, segment=segment, mac=mac)
+
     async def drain(self, name: str, draining: bool) -> None:
         self.node = replace(self.node, draining=draining)
 

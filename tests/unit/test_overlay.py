@@ -13,9 +13,9 @@ import pytest
 
 from netd import names, reconcile
 from netd.errors import AlreadyExists, InUse, Invalid, KernelError, Unavailable
-from netd.kernel.ports import Drift, Uplink
+from netd.kernel.ports import Drift, Underlay
 from netd.model import Network, NetworkRequest, Scope, Want
-from netd.objects import Bridge, Element, Remote, Veth, Vxlan
+from netd.objects import Bridge, Element, Remote, Route, Veth, Vxlan
 from tests.unit.cluster_double import OTHER, OURS, THIRD, PaperCluster, fabric, remote
 from tests.unit.host import Host, until
 
@@ -30,7 +30,7 @@ def member(tmp_path: Path, story: Story, cluster: PaperCluster | None = None) ->
         host = Host(tmp_path)
         paper = cluster or PaperCluster()
         host.cluster = paper
-        host.kernel.underlays[OURS.address] = Uplink("eth0", 1500)
+        host.kernel.underlays[OURS.address] = Underlay("eth0", 1500)
         await host.start()
         try:
             await story(host, paper)
@@ -44,6 +44,11 @@ def member(tmp_path: Path, story: Story, cluster: PaperCluster | None = None) ->
 def made(host: Host, kind: type) -> Any:
     [item] = [item for item in host.kernel.objects if isinstance(item, kind)]
     return item
+
+
+def routes(host: Host) -> list[Route]:
+    """The host's own."""
+    return [item for item in host.kernel.objects if isinstance(item, Route) and item.netns is None]
 
 
 async def told(cluster: PaperCluster) -> None:
@@ -74,6 +79,42 @@ def test_a_restart_with_what_was_known_writes_nothing(tmp_path: Path) -> None:
         assert host.feed.remotes == {"db": ("10.5.0.9", "fd05::9")}
         await told(cluster)
         assert host.kernel.writes == writes
+
+    member(tmp_path, story)
+
+
+def test_a_restart_among_plain_routes_writes_nothing_and_tells_where_it_is(tmp_path: Path) -> None:
+    async def story(host: Host, cluster: PaperCluster) -> None:
+        segment = ip_network("192.0.2.0/24")
+        host.kernel.underlays[OURS.address] = Underlay("eth0", 1500, "02:00:00:00:00:01", segment)
+        await host.restart()
+        assert (cluster.node.segment, cluster.node.mac) == (segment, "02:00:00:00:00:01")
+        near = replace(OTHER, segment=segment, mac="02:00:00:00:00:02")
+        net = fabric(options={"encap": "auto"})
+        cluster.told_first = ([net], [near], [remote()])
+        await host.restart()
+        assert [str(route.destination) for route in routes(host)] == ["10.5.0.9/32"]
+        writes = host.kernel.writes
+        await host.restart()
+        assert host.kernel.writes == writes
+        await cluster.member.drop_node("h2")
+        assert not routes(host)
+
+    member(tmp_path, story)
+
+
+def test_a_network_without_tunnels_takes_nobody_who_would_be_alone(tmp_path: Path) -> None:
+    async def story(host: Host, cluster: PaperCluster) -> None:
+        net = fabric(options={"encap": "never"}, subnets=fabric().subnets[:1])
+        cluster.told_first = ([net], [OTHER], [remote(addresses=remote().addresses[:1])])
+        await host.restart()
+        with pytest.raises(Unavailable, match=r"'h2'.*encap=auto"):
+            await host.engine.attach(await host.sandbox("web"), [Want(network="fabric")])
+        [problem] = host.engine.problems()
+        assert "'h2'" in problem
+        await cluster.member.drop_remote(net.id, remote().id)
+        assert not host.engine.problems()
+        await host.engine.attach(await host.sandbox("api"), [Want(network="fabric")])
 
     member(tmp_path, story)
 
@@ -166,7 +207,7 @@ def test_the_mtu_follows_the_underlay_into_containers_and_back(tmp_path: Path) -
         )
         await host.engine.attach(await host.sandbox("web"), [Want(network="fabric")])
         for underlay, mtu, narrow in ((9000, 8950, 1400), (1400, 1350, 1350), (1500, 1450, 1400)):
-            host.kernel.underlays[OURS.address] = Uplink("eth0", underlay)
+            host.kernel.underlays[OURS.address] = Underlay("eth0", underlay)
             host.kernel.drift(Drift("underlay"))
             await until(lambda: made(host, Veth).mtu == mtu)  # noqa: B023  (awaited here)
             assert host.engine.network("fabric").mtu == mtu
@@ -174,7 +215,7 @@ def test_the_mtu_follows_the_underlay_into_containers_and_back(tmp_path: Path) -
             await until(lambda: not host.engine._operations._running)
             mtus = {item.mtu for item in host.kernel.objects if isinstance(item, Bridge | Vxlan)}
             assert mtus == {mtu, narrow}
-        host.kernel.underlays[OURS.address] = Uplink("eth0", 4000)
+        host.kernel.underlays[OURS.address] = Underlay("eth0", 4000)
         cluster.told_first = ([fabric()], [OURS, OTHER], [remote()])
         await host.restart()
         assert made(host, Veth).mtu == 3950, "also if it changed while no daemon ran"
@@ -252,7 +293,7 @@ def test_no_network_covers_the_way_to_a_node(tmp_path: Path) -> None:
 
 def test_an_underlay_that_is_away_leaves_the_mtu_as_it_was(tmp_path: Path) -> None:
     async def story(host: Host, cluster: PaperCluster) -> None:
-        host.kernel.underlays[OURS.address] = Uplink("eth0", 9000)
+        host.kernel.underlays[OURS.address] = Underlay("eth0", 9000)
         host.kernel.drift(Drift("underlay"))
         await told(cluster)
         await until(lambda: host.engine.network("fabric").mtu == 8950)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -53,7 +54,7 @@ async def test_a_restart_goes_on_with_the_same_seat(tmp_path: Path) -> None:
         async with seat(tmp_path / "h", server, "a") as second:
             await second.take()
             assert await found(server, second) == before
-            await second.move(ip_address("192.0.2.7"))
+            await second.become(replace(second.node, address=ip_address("192.0.2.7")))
             value, created, _ = await found(server, second)
             assert b"192.0.2.7" in value
             assert created == before[1]

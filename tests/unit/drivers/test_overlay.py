@@ -9,7 +9,7 @@ from netd import compile, names
 from netd.drivers import bridge, driver, overlay
 from netd.errors import Invalid, NetdError, Unsupported
 from netd.model import Network, Node, RemoteEndpoint, Scope, Subnet
-from netd.objects import Bridge, Element
+from netd.objects import Bridge, Element, Sysctl
 
 NET = Network(
     id="n1",
@@ -62,7 +62,8 @@ def test_a_tunnel_end() -> None:
 
 
 def test_a_remote_endpoint() -> None:
-    assert str(overlay.remote(NET, WEB, OTHER)) == (
+    [made] = overlay.remote(NET, WEB, OTHER, OURS, "eth0")
+    assert str(made) == (
         f"remote 02:42:0a:01:00:02 10.1.0.2 fd00:1::2 dev {names.bridge_name(NET)} via 2001:db8::2 "
         f"dev {names.vxlan_name(NET)}"
     )
@@ -95,8 +96,10 @@ def test_the_mtu_never_falls_below_what_ip_needs() -> None:
         (replace(NET, options={"multicast": "yes"}), Invalid, "choose one of: on, off"),
         (replace(NET, options={"encrypted": "ipsec"}), Invalid, "choose one of: wireguard"),
         (replace(NET, options={"encrypted": "wireguard"}), Unsupported, "kernel link type 'wireguard'"),
-        (replace(NET, options={"encap": "auto"}), Unsupported, "use encap=always"),
-        (replace(NET, options={"encap": "never"}), Unsupported, "use encap=always"),
+        (replace(NET, options={"encap": "maybe"}), Invalid, "choose one of: auto, always, never"),
+        (replace(NET, options={"encap": "auto"}, internal=True), Invalid, "use encap=always"),
+        (replace(NET, options={"encap": "never"}, icc=False), Invalid, "use encap=always"),
+        (replace(NET, options={"encap": "never", "multicast": "on"}), Invalid, "use encap=auto"),
     ],
 )
 def test_refuses(net: Network, kind: type[NetdError], words: str) -> None:
@@ -106,3 +109,32 @@ def test_refuses(net: Network, kind: type[NetdError], words: str) -> None:
 
 def test_accepts_what_it_can_do() -> None:
     overlay.check(replace(NET, options={"multicast": "on", "encap": "always"}))
+    overlay.check(replace(NET, options={"multicast": "on", "encap": "auto"}))
+    overlay.check(replace(NET, options={"encap": "never"}))
+
+
+def test_what_could_lead_nowhere_is_refused() -> None:
+    never = replace(NET, options={"encap": "never"})
+    with pytest.raises(Unsupported, match="no IPv6 routes by IPv4"):
+        overlay.check_underlay(never, OURS)
+    overlay.check_underlay(never, OTHER)
+    overlay.check_underlay(replace(never, subnets=NET.subnets[:1]), OURS)
+    overlay.check_underlay(replace(NET, options={"encap": "auto"}), OURS)
+
+
+def test_routes_leave_the_underlays_mtu_and_tunnels_do_not() -> None:
+    sizes = {
+        encap: overlay.localised(replace(NET, options={"encap": encap}), 1500, 4).mtu
+        for encap in ("always", "auto", "never")
+    }
+    assert sizes == {"always": 1450, "auto": 1450, "never": 1500}
+
+
+def test_a_bridge_that_routes_answers_for_others_at_once() -> None:
+    bridge_name = names.bridge_name(NET)
+    extra = set(overlay.network(replace(NET, options={"encap": "auto"}))) - set(overlay.network(NET))
+    assert extra == {
+        Sysctl(("net", "ipv4", "neigh", bridge_name, "proxy_delay"), "0"),
+        Sysctl(("net", "ipv6", "neigh", bridge_name, "proxy_delay"), "0"),
+        Sysctl(("net", "ipv6", "conf", bridge_name, "proxy_ndp"), "1"),
+    }

@@ -83,6 +83,8 @@ NODE = Node(
     address=ip_address("192.0.2.1"),
     labels={"rack": "3"},
     capabilities=("wireguard",),
+    segment=ip_network("192.0.2.0/24"),
+    mac="02:00:00:00:00:02",
     wireguard_key="a2V5",
     draining=True,
 )
