@@ -93,6 +93,7 @@ class Engine:
             cluster=cluster,
             port=settings.vxlan_port,
         )
+        self.problems = self._overlay.problems
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -134,9 +135,7 @@ class Engine:
 
     async def close(self) -> None:
         """Finish what is under way, refuse what is new, close feed, kernel port and store.
-
-        The data path stays as it is.
-        """
+        The data path stays as it is."""
         await self._operations.finish()
         await self._overlay.close()
         await self._reconciler.close()
@@ -161,10 +160,6 @@ class Engine:
     def elsewhere(self) -> frozenset[KernelObject]:
         """What must exist in the kernel to reach the rest of the cluster."""
         return self._overlay.objects()
-
-    def problems(self) -> list[str]:
-        """What keeps networks of the cluster from being whole, seen from this host."""
-        return self._overlay.problems()
 
     def damaged(self) -> None:
         """The kernel may not be what it should be: look soon."""

@@ -98,6 +98,7 @@ class Overlay:
         self._named: dict[tuple[str, str], RemoteEndpoint] = {}
         self._announcements = Announcements(cluster)
         self._first: tuple[Network, ...] | None = None
+        self._compared: frozenset[KernelObject] = frozenset()
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -108,9 +109,8 @@ class Overlay:
         self._drifts = self._kernel.watch()
         await self._measure()
         for network in self._shared():
-            await self._keep(network, self.here(network))
-        for network in self._shared():
-            self._tunnels.set_network(network)
+            await self._keep(network, here := self.here(network))
+            self._tunnels.set_network(here)
         await self._cluster.start(self)
         await self._say(self._tunnels.all_remotes())
 
@@ -119,6 +119,11 @@ class Overlay:
         self._started.set()
         if self._drifts is not None:
             self._listening = tasks.spawn(self._listen(self._drifts), name="underlay")
+        if self._tunnels is not None:
+            async with self._turn:  # what was heard since the first comparison
+                known, now = self._compared, self.objects()
+                await self._write(Difference(known - now, now - known))
+                await self._say([*self._named.values(), *self._tunnels.all_remotes()])
         if self._first is not None:
             await self._settle_networks(self._first)
 
@@ -147,7 +152,8 @@ class Overlay:
         if self._tunnels is None:
             return frozenset()
         leaving = (self._tunnels.of_network(id) for id in self._host.leaving)
-        return self._tunnels.objects().difference(*leaving)
+        self._compared = self._tunnels.objects().difference(*leaving)
+        return self._compared
 
     def of_network(self, network: Network) -> frozenset[KernelObject]:
         """That part of `objects` that belongs to one network and goes with it."""
@@ -172,8 +178,7 @@ class Overlay:
         return self.here(await self._cluster.create_network(network))
 
     def _check_underlay(self, network: Network) -> None:
-        """Refuse a subnet in which a node is: from then on nothing would find the way to that node. And what
-        could not lead to other nodes from here."""
+        """Refuse a subnet in which a node is, for then nothing would find it, and what could lead to none."""
         node = self._tunnels.node_inside(network) if self._tunnels else None
         if node is not None:
             raise AlreadyExists(
@@ -234,9 +239,7 @@ class Overlay:
 
     def problems(self) -> list[str]:
         """What keeps networks of the cluster from being whole, seen from this host."""
-        if self._tunnels is None:
-            return []
-        return [problem for network in self._shared() if (problem := self._tunnels.problem(network.id))]
+        return [text for each in self._shared() if self._tunnels and (text := self._tunnels.problem(each.id))]
 
     def _named_addresses(self, wants: Sequence[Want]) -> list[tuple[Network, IPAddress]]:
         """The addresses in networks of the cluster that are asked for in particular."""

@@ -95,6 +95,7 @@ class Reconciler:
         self._looking = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._failures = 0
+        self._begun = False
         self._took = 0.0
         """Seconds that the last look took."""
 
@@ -108,6 +109,7 @@ class Reconciler:
         self._tasks.append(tasks.spawn(self._listen(), name="kernel events"))
         await asyncio.sleep(0)
         await self._round()
+        self._begun = True
         for sandbox_id in suspects:
             if attached := self._subject.view.attached(sandbox_id):
                 await self._verify(attached)
@@ -256,7 +258,10 @@ class Reconciler:
             self._events.emit("repair", _verb(op), "", _object(op), where=where)
         for op, reason in failed.items():
             log.debug("not repaired: %s: %s", op, reason)
-        log.warning("%s: %s", where, _sentence(done, failed))
+        if self._begun or failed or not all(isinstance(op, Add) for op in ops):
+            log.warning("%s: %s", where, _sentence("repaired what differed", done, failed))
+        else:  # nothing is there after a boot, and nothing was damaged
+            log.info("%s: %s", where, _sentence("made what was not there yet", done, failed))
         return failed
 
     def _blame(self, failed: Mapping[Op, NetdError]) -> None:
@@ -311,7 +316,7 @@ def _verb(op: Op) -> str:
     return type(op).__name__.lower()
 
 
-def _sentence(done: Sequence[Op], failed: Mapping[Op, NetdError]) -> str:
+def _sentence(what: str, done: Sequence[Op], failed: Mapping[Op, NetdError]) -> str:
     """What a round did, for the log: how much of what, and the first of it by name."""
     counts = Counter(_verb(op) for op in done)
     parts = [
@@ -319,7 +324,7 @@ def _sentence(done: Sequence[Op], failed: Mapping[Op, NetdError]) -> str:
         for verb, participle in (("add", "added"), ("change", "changed"), ("remove", "removed"))
         if counts[verb]
     ]
-    text = f"repaired what differed: {', '.join(parts)} ({_object(done[0])}...)" if done else ""
+    text = f"{what}: {', '.join(parts)} ({_object(done[0])}...)" if done else ""
     if failed:
         op, reason = next(iter(failed.items()))
         text += f"{'; ' if text else ''}{len(failed)} cannot be repaired ({_object(op)}: {reason})"

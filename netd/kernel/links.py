@@ -155,8 +155,7 @@ class Links:
             case Flood(vxlan=vxlan):
                 self._entries.remove(unwanted, 0, self._index_of_ours(vxlan))
             case Proxy():
-                if index := self._index_of_ours(unwanted.dev):
-                    self._proxies.remove(unwanted, index)
+                self._proxies.remove(unwanted, self._index_of_ours(unwanted.dev))
             case Shaper():
                 if index := self._index_of_ours(unwanted.dev):
                     self._queues.unshape(index)
@@ -189,8 +188,8 @@ class Links:
         return dumps.link(body) if body is not None else None
 
     def _index(self, name: str, what: KernelObject) -> int:
-        """The index of a link that is about to be changed. Raises `Denied` for a foreign one."""
-        if not self._on_host:
+        """The index of a link to be changed. Raises `Denied` for a foreign one, unless for a tagged route."""
+        if not self._on_host or isinstance(what, Route):
             if index := _index_or_zero(name):
                 return index
             raise KernelError(errno.ENODEV, str(what))
@@ -416,9 +415,7 @@ class Links:
             self._send_removal(fastnl.address_delete(index, unwanted.address))
 
     def _add_route(self, wanted: Route) -> None:
-        index = _index_or_zero(wanted.dev)  # of anybody's link: the route itself is tagged
-        if not index:
-            raise KernelError(errno.ENODEV, str(wanted))
+        index = self._index(wanted.dev, wanted)
         request = fastnl.route_add(wanted.destination, index, wanted.via, ROUTE_PROTOCOL)
         try:
             self._send(request)

@@ -73,7 +73,9 @@ class Proxies:
         announce(link, wanted.address)
 
     def remove(self, unwanted: Proxy, index: int) -> None:
-        """Answer no more, unless the entry is somebody else's by now."""
+        """Answer no more, unless the entry is somebody else's by now; index 0 is a link that is gone."""
+        if not index:
+            return
         body = self._netlink.get(_message(vxlan.RTM_GETNEIGH, 0, index, unwanted.address))
         if body is not None and vxlan.entry(body).protocol == ROUTE_PROTOCOL:
             self._drop(delete(index, unwanted.address))
