@@ -79,7 +79,7 @@ class Engine:
         self._under_way: dict[str, Attached] = {}
         self._making: dict[str, Network] = {}
         self._leaving: set[str] = set()
-        self._operations = Operations(self._gate, self._announce)
+        self._operations = Operations(self._gate, lambda: self._overlay.announce())
         self._reconciler = Reconciler(self, kernel, self._gate, self._locks, self._forwarding, events)
         self._changes = Changes(kernel, store, feed, self._publishing, self._reconciler.request)
         self._overlay = Overlay(
@@ -97,10 +97,11 @@ class Engine:
 
     # --- life -------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, *, look_inside: bool = True) -> None:
         """Open the store and the kernel port, recover, reconcile the host, start the feed.
 
-        Ready when it returns. Raises what the store and the kernel raise on opening.
+        Ready when it returns. Raises what the store and the kernel raise on opening. With `look_inside`
+        False the caller says when (`look_inside`).
         """
         await self._store.open()
         await self._kernel.start()
@@ -118,20 +119,22 @@ class Engine:
         await self._publishing.adopt(attached, self.view.networks)
         await self._publishing.flush(found.unpublished)
         self._reconciler.watch()
+        if look_inside:
+            self.look_inside()
         await self._overlay.begin()
+
+    def look_inside(self) -> None:
+        """Look once, in the background, whether the inside of each sandbox is as the last daemon left it."""
+        self._reconciler.look_inside()
 
     def _remember_addresses(self, found: recovery.Recovered) -> list[Write]:
         """Know who has which address; returns the writes that free those of attachments that ended."""
-        ended = [(each.sandbox.name, e) for each in found.dropped for e in each.endpoints]
-        owned = [(self.view.sandboxes[e.sandbox].name, e) for e in self.view.endpoints.values()]
-        owned += [*ended, *((e.sandbox, e) for e in found.aside)]
+        holders = found.holders()
         for network in self.view.networks.values():
-            self._addresses.add(
-                network,
-                [(name, e) for name, e in owned if e.network == network.id],
-                [freed for freed in found.freed if freed.network == network.id],
-            )
-        return [write for _, endpoint in ended for write in self._addresses.give_back(endpoint)]
+            freed = [freed for freed in found.freed if freed.network == network.id]
+            self._addresses.add(network, holders.get(network.id, []), freed)
+        ended = [endpoint for each in found.dropped for endpoint in each.endpoints]
+        return [write for endpoint in ended for write in self._addresses.give_back(endpoint)]
 
     async def close(self) -> None:
         """Finish what is under way, refuse what is new, close feed, kernel port and store.
@@ -164,9 +167,6 @@ class Engine:
     def damaged(self) -> None:
         """The kernel may not be what it should be: look soon."""
         self._reconciler.request()
-
-    async def _announce(self) -> None:
-        await self._overlay.announce()
 
     def _tell(self, before: Attached | None, after: Attached | None) -> None:
         news.tell(self._events, self.view, before, after)

@@ -115,9 +115,12 @@ class Reconciler:
                 await self._verify(attached)
 
     def watch(self) -> None:
-        """From now on, repair what is damaged; and look once into every sandbox, in the background."""
-        self._looking += 1
+        """From now on, repair what is damaged."""
         self._tasks.append(tasks.spawn(self._loop(), name="reconcile"))
+
+    def look_inside(self) -> None:
+        """Look once into every sandbox, in the background."""
+        self._looking += 1
         self._tasks.append(tasks.spawn(self._verify_all(), name="verify sandboxes"))
 
     def request(self) -> None:

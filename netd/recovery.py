@@ -48,6 +48,17 @@ class Recovered:
     definitions: list[Write] = field(default_factory=list)
     live: list[Write] = field(default_factory=list)
 
+    def holders(self) -> Mapping[str, list[tuple[str, Endpoint]]]:
+        """By network, whose every endpoint is that has addresses now, or had them when its life ended."""
+        sandboxes = self.view.sandboxes
+        known = [(sandboxes[e.sandbox].name, e) for e in self.view.endpoints.values()]
+        known += [(each.sandbox.name, e) for each in self.dropped for e in each.endpoints]
+        known += [(e.sandbox, e) for e in self.aside]
+        found: dict[str, list[tuple[str, Endpoint]]] = {}
+        for name, endpoint in known:
+            found.setdefault(endpoint.network, []).append((name, endpoint))
+        return found
+
     async def settle(self, store: Store, *also: Write) -> None:
         """Make the store agree. Definitions first: without them an intent is found again."""
         if self.definitions:

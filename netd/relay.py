@@ -174,13 +174,14 @@ class _Port:
         loop = asyncio.get_running_loop()
         arrived = self._accept if self._mapping.proto is Proto.TCP else self._receive
         for listener in self._sockets:
-            loop.add_reader(listener, arrived, listener)
+            # By its number: asyncio describes a socket that it does not know yet, only to forget the text.
+            loop.add_reader(listener.fileno(), arrived, listener)
 
     def close(self) -> None:
         """Give the port back."""
         loop = asyncio.get_running_loop()
         for listener in self._sockets:
-            loop.remove_reader(listener)
+            loop.remove_reader(listener.fileno())
             listener.close()
         self._cut()
 
@@ -207,7 +208,7 @@ class _Port:
                 # Out of descriptors: a listener that stays readable would spin, so look away.
                 log.warning("port %d: %s", self._mapping.host_port, error.strerror)
                 loop = asyncio.get_running_loop()
-                loop.remove_reader(listener)
+                loop.remove_reader(listener.fileno())
                 loop.call_later(PAUSE, self._look_again, listener)
                 return
             client.setblocking(False)
@@ -219,7 +220,7 @@ class _Port:
 
     def _look_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
     def _ended(self, pipe: Pipe) -> None:
         self._relay.connections -= 1

@@ -88,7 +88,7 @@ class Monitor:
         opened.bind((0, 0))
         for group in groups:
             opened.setsockopt(fastnl.SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-        asyncio.get_running_loop().add_reader(opened, self._readable, opened, interpret)
+        asyncio.get_running_loop().add_reader(opened.fileno(), self._readable, opened, interpret)
 
     def close(self) -> None:
         """End every `watch` and close the sockets."""
@@ -96,7 +96,7 @@ class Monitor:
             timer.cancel()
         self._paused.clear()
         for opened in self._sockets:
-            asyncio.get_running_loop().remove_reader(opened)
+            asyncio.get_running_loop().remove_reader(opened.fileno())
             opened.close()
         self._sockets.clear()
         for pending in self._watchers:
@@ -152,14 +152,14 @@ class Monitor:
         """Let events gather for a moment: one attachment makes a dozen, and each would wake the loop."""
         if not self._departures and opened not in self._paused:
             loop = asyncio.get_running_loop()
-            loop.remove_reader(opened)
+            loop.remove_reader(opened.fileno())
             self._paused[opened] = loop.call_later(PAUSE, self._resume, opened)
 
     def _resume(self, opened: socket.socket) -> None:
         if timer := self._paused.pop(opened, None):
             timer.cancel()
             interpret = self._sockets[opened]
-            asyncio.get_running_loop().add_reader(opened, self._readable, opened, interpret)
+            asyncio.get_running_loop().add_reader(opened.fileno(), self._readable, opened, interpret)
 
     def _tell(self, drift: Drift) -> None:
         for pending in self._watchers:

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
@@ -96,13 +97,13 @@ class SqliteStore:
 
     async def containers(self) -> dict[str, bytes]:
         """See `Store.containers`."""
-        rows = await self._ask(self._read)
-        return {key: bytes(value) for kind, key, value in rows if kind == Table.CONTAINER}
+        rows = await self._ask(partial(self._read, Table.CONTAINER))
+        return {key: bytes(value) for _, key, value in rows}
 
     async def texts(self, table: Table) -> dict[str, str]:
         """See `Store.texts`."""
-        rows = await self._ask(self._read)
-        return {key: str(value) for kind, key, value in rows if kind == table}
+        rows = await self._ask(partial(self._read, table))
+        return {key: str(value) for _, key, value in rows}
 
     async def define(self, *writes: Write) -> None:
         """See `Store.define`."""
@@ -183,11 +184,14 @@ class SqliteStore:
         self._connections["definitions"] = schema.connect(definitions, schema.DEFINITIONS, synchronous="FULL")
         self._connections["live"] = schema.connect(live, schema.LIVE, synchronous="OFF")
 
-    def _read(self) -> list[tuple[str, str, Any]]:
+    def _read(self, table: Table | None = None) -> list[tuple[str, str, Any]]:
+        """The records of one table, or all."""
+        query = "SELECT kind, key, value FROM record" + (" WHERE kind = ?" if table else "")
+        values = (table,) if table else ()
         rows: list[tuple[str, str, Any]] = []
         for file, connection in self._connections.items():
             try:
-                rows += connection.execute("SELECT kind, key, value FROM record").fetchall()
+                rows += connection.execute(query, values).fetchall()
             except sqlite3.Error as error:
                 raise schema.explain(error, self.paths[file]) from error
         return rows

@@ -153,12 +153,16 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(tmp_path: Path, shared
 @root
 def test_a_signal_while_starting_unwinds_the_start(tmp_path: Path) -> None:
     async def story(it: House) -> None:
-        reached = asyncio.Event()
+        reached, kernel_start = asyncio.Event(), it.kernel.start
+
+        async def start() -> None:
+            await kernel_start()
+            reached.set()
 
         async def never() -> None:
-            reached.set()
             await asyncio.Event().wait()
 
+        it.kernel.start = start  # type: ignore[method-assign]
         it.runtime.start = never  # type: ignore[method-assign]
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(it.serve())
