@@ -157,7 +157,7 @@ async def test_the_next_daemon_can_also_remove_it(
     assert writes > (20 if half == "building up" else 3)
 
 
-@pytest.mark.parametrize("room", ["_facts", "_nft", "_monitor"])
+@pytest.mark.parametrize("room", ["_nft", "_monitor"])
 async def test_a_start_that_fails_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
 ) -> None:
