@@ -11,7 +11,7 @@ Whatever step the process dies at, the intent tells the next one what was under 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from netd import compile
@@ -23,10 +23,9 @@ from netd.objects import Change, HostLink, KernelObject, Op, Remove
 from netd.plan import plan, undo
 from netd.publishing import Publishing
 from netd.store.base import Attached, Delete, Intent, Put, Store, Table, Write
+from netd.view import View
 
 log = logging.getLogger(__name__)
-
-Networks = Mapping[str, Network]
 
 
 class Undo:
@@ -99,7 +98,7 @@ class Changes:
         await self._store.live(Delete(Table.INTENT, network.id))
 
     async def make(
-        self, before: Attached | None, after: Attached, networks: Networks, also: Sequence[Write] = ()
+        self, before: Attached | None, after: Attached, view: View, also: Sequence[Write] = ()
     ) -> None:
         """A new attachment, or another state of one. `also` commits with it.
 
@@ -109,7 +108,7 @@ class Changes:
         steps = Undo()
         try:
             await self._intend(name, Intent(before=before, after=after), steps)
-            await self._apply(objects(after, networks), objects(before, networks), steps)
+            await self._apply(objects(after, view), objects(before, view), steps)
             await self._publishing.flush(_moved(before, after))
             old = before or Attached(after.sandbox)
             steps.push(self._feed.sandbox_changed, old.sandbox, old.endpoints)
@@ -118,15 +117,15 @@ class Changes:
         except Exception:
             await self._back(steps)
             raise
-        self._publishing.lead(after, networks)
+        self._publishing.lead(after, view.networks)
         gone = [port for port in before.sandbox.ports if port not in after.sandbox.ports] if before else []
         await self._forget(after, gone)
 
-    async def remove(self, before: Attached, networks: Networks) -> None:
+    async def remove(self, before: Attached, view: View) -> None:
         """To nothing, or an error after which the same can be asked again."""
         await self._store.live(Put(Table.INTENT, before.sandbox.id, Intent(before=before)))
         await self._feed.sandbox_changed(before.sandbox, ())
-        await self._take_down(objects(before, networks))
+        await self._take_down(objects(before, view))
         await self._store.live(*_erased(before), Delete(Table.INTENT, before.sandbox.id))
         await self._forget(before, before.sandbox.ports)
 
@@ -163,11 +162,12 @@ class Changes:
             log.warning("old UDP flows of ports of %r may linger: %s", attached.sandbox.name, error)
 
 
-def objects(attached: Attached | None, networks: Networks) -> frozenset[KernelObject]:
-    """All that an attachment needs of the kernel; nothing for none."""
+def objects(attached: Attached | None, view: View) -> frozenset[KernelObject]:
+    """All that an attachment needs of the kernel, beside the others of `view`; nothing for none."""
     if attached is None:
         return frozenset()
-    return compile.sandbox(attached.sandbox, attached.endpoints, networks)
+    own = compile.sandbox(attached.sandbox, attached.endpoints, view.networks)
+    return own | compile.wires(attached.endpoints, view)
 
 
 def _way_back(

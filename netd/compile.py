@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from netd import firewall, model
-from netd.drivers import driver
-from netd.model import Endpoint, Network, PortMapping, Sandbox, Scope
+from netd.drivers import driver, link
+from netd.model import LINK, Endpoint, Network, PortMapping, Sandbox, Scope
 from netd.objects import Element, KernelObject
+from netd.view import View
 
 FAMILIES = (4, 6)
 
@@ -34,6 +35,18 @@ def sandbox(
             *_endpoints(sandbox, endpoints, networks),
             *_published(endpoints, networks, sandbox.ports),
         ]
+    )
+
+
+def wires(endpoints: Sequence[Endpoint], view: View) -> frozenset[KernelObject]:
+    """What joins those of `endpoints` that are ends of links to the other ends, where these are in `view`."""
+    return frozenset(
+        item
+        for endpoint in endpoints
+        if view.networks[endpoint.network].driver == LINK
+        for other in view.endpoints_in(endpoint.network)
+        if other.sandbox != endpoint.sandbox
+        for item in link.wire(endpoint, other)
     )
 
 

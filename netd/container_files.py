@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from netd import etcfiles
+from netd.engine import Engine
 from netd.model import IPAddress
-from netd.registry import Record
+from netd.registry import Record, Registry
+from netd.runtime.spec import Runtime
 from netd.view import View
+
+
+class Files:
+    """Those of all containers. One that shares another's network has the other's: who it is in the network,
+    and whom it asks for names, is not its own to say."""
+
+    def __init__(self, runtime: Runtime, engine: Engine, registry: Registry) -> None:
+        self._runtime = runtime
+        self._engine = engine
+        self._registry = registry
+
+    def write(self, record: Record, extra: Sequence[tuple[str, IPAddress]]) -> None:
+        """Write all three; `extra` are the --add-host entries. Raises `NotFound` where whose network it
+        shares is gone."""
+        directory, view = self._runtime.directory(record.id), self._engine.view
+        if record.shares:
+            record = self._registry.life(record.shares).record
+            extra = view.sandboxes[record.id].hosts if record.id in view.sandboxes else ()
+        write(record, directory, view, extra)
+
+    def rewrite(self, record: Record) -> None:
+        """Again after a change, and those of its guests."""
+        self.write(record, self._engine.view.sandboxes[record.id].hosts)
+        for life in self._registry:
+            if life.record.shares == record.id and life.record.state == "running":
+                self.write(life.record, ())
+
+    def mend(self, record: Record) -> None:
+        """Again if they are not what they should be; see `are_current`."""
+        attached = record.id in self._engine.view.sandboxes
+        if attached and not are_current(record, self._runtime.directory(record.id), self._engine.view):
+            self.rewrite(record)
 
 
 def write(record: Record, directory: Path, view: View, extra: Iterable[tuple[str, IPAddress]]) -> None:

@@ -7,6 +7,9 @@ container is made of both, whole or not at all, and ended in both:
     running   committed. The process is nobody's child of ours and outlives the daemon.
     exited    the endpoints, names and namespace are gone; the record and the log stay until `rm`.
 
+One that shares another's network (`--network container:NAME`) has neither endpoints nor a namespace of its
+own. When the other ends, it goes on in what is left, with nothing but a loopback, as with docker.
+
 Each container is a `Life` with a lock: what changes it (its end, connect, publish, remove) happens
 one at a time.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,8 @@ from signal import SIGKILL, SIGTERM
 
 import msgspec
 
-from netd import container_files, launch, names
+from netd import launch, names
+from netd.container_files import Files
 from netd.engine import Engine
 from netd.errors import AlreadyExists, InUse, NetdError, NotFound, Unavailable
 from netd.events import Events
@@ -83,6 +87,7 @@ class Containers:
         self._events = events
         self._settings = settings
         self._registry = Registry(store)
+        self._files = Files(runtime, engine, self._registry)
         self._watchers: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -138,7 +143,7 @@ class Containers:
         elif record.state == "created":
             await self._undo(life)
         elif (status := await self._status(record.id)).state == "running":
-            self._mend_files(record)
+            self._files.mend(record)
             self._watch(life)
         else:
             await self._finish(life, status)
@@ -178,7 +183,7 @@ class Containers:
         """
         checked = launch.check(request)
         with self._at_work():
-            life = self._registry.claim(request, checked.mode)
+            life = self._registry.claim(request, checked.mode, checked.shares)
             name = life.record.name
             try:
                 return await carry_through(self._make(life, checked, attach), name=f"make {name}")
@@ -196,11 +201,11 @@ class Containers:
         gateways: tuple[IPAddress, ...] = ()
         if any(address is None for _, address in checked.hosts):
             gateways = launch.host_gateways(checked.mode, wants, networks)
-        if checked.mode is not Mode.HOST:
+        if checked.mode not in (Mode.HOST, Mode.CONTAINER):
             netns = await self._make_namespace(record)
             record = await self._registry.save(life, msgspec.structs.replace(record, netns=netns))
         await self._make_both(record, checked, wants, gateways)
-        self._write_files(record, launch.hosts(checked, gateways))
+        self._files.write(record, launch.hosts(checked, gateways))
         attached = await self._runtime.attach(record.id) if attach else None
         try:
             status = await self._runtime.run(record.id)
@@ -230,7 +235,7 @@ class Containers:
             checked,
             id=record.id,
             hostname=record.hostname,
-            netns=record.netns,
+            netns=self._registry.namespace_of(record),
             log_bytes=self._settings.container_log_bytes,
             hide=(self._settings.state_dir, self._settings.run_dir),
         )
@@ -265,7 +270,7 @@ class Containers:
         record = life.record
         await _each([self._runtime.remove(record.id)], f"removing container {record.name}")
         # A namespace may have been made without having been written down.
-        labels = [] if record.netns else [_second_label(record), record.name]
+        labels = [] if record.netns or record.shares else [_second_label(record), record.name]
         held = {life.record.netns.label for life in self._registry if life.record.netns}
         for label in labels:
             if label not in held:
@@ -411,7 +416,7 @@ class Containers:
                 else:
                     await self._registry.store(write)
             if attached:
-                self._rewrite_files(life.record)
+                self._files.rewrite(life.record)
         self._events.emit("container", "rename", id, name, old=old)
 
     async def exec(self, ref: str, process: Process) -> Attached:
@@ -424,7 +429,7 @@ class Containers:
         async with life.lock:
             self._networked(life.record.id)
             endpoint = await self._engine.connect(life.record.id, want)
-            self._rewrite_files(life.record)
+            self._files.rewrite(life.record)
         return endpoint
 
     async def disconnect(self, ref: str, network: str) -> None:
@@ -433,7 +438,14 @@ class Containers:
         async with life.lock:
             self._networked(life.record.id)
             await self._engine.disconnect(life.record.id, network)
-            self._rewrite_files(life.record)
+            self._files.rewrite(life.record)
+
+    async def update(self, ref: str, network: str, options: Mapping[str, str]) -> Endpoint:
+        """Change options of a running container's attachment; see `Engine.update`."""
+        life = self._networked(ref)
+        async with life.lock:
+            self._networked(life.record.id)
+            return await self._engine.update(life.record.id, network, options)
 
     async def publish(self, ref: str, spec: str) -> tuple[PortMapping, ...]:
         """Publish further ports of a running container; returns all that are published now."""
@@ -463,20 +475,6 @@ class Containers:
                 "or publish ports"
             )
         return life
-
-    # --- its files -----------------------------------------------------------------------------
-
-    def _rewrite_files(self, record: Record) -> None:
-        self._write_files(record, self._engine.view.sandboxes[record.id].hosts)
-
-    def _mend_files(self, record: Record) -> None:
-        attached = record.id in self._engine.view.sandboxes
-        directory = self._runtime.directory(record.id)
-        if attached and not container_files.are_current(record, directory, self._engine.view):
-            self._rewrite_files(record)
-
-    def _write_files(self, record: Record, extra: Sequence[tuple[str, IPAddress]]) -> None:
-        container_files.write(record, self._runtime.directory(record.id), self._engine.view, extra)
 
 
 async def _each(steps: Iterable[Awaitable[object]], what: str) -> None:

@@ -58,7 +58,7 @@ def code_version() -> str:
 
 def listens(network: Network) -> tuple[Listen, ...]:
     """Where the server listens for a network: both transports on each gateway."""
-    addresses = dict.fromkeys(str(subnet.gateway) for subnet in network.subnets)
+    addresses = dict.fromkeys(str(subnet.gateway) for subnet in network.subnets if subnet.gateway)
     return tuple((kind, address) for address in addresses for kind in ("udp", "tcp"))
 
 

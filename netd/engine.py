@@ -15,26 +15,27 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from netd import names, news, recovery, requests
-from netd.addresses import Addresses, holder_of
+from netd.addresses import Addresses
 from netd.changes import Changes
 from netd.cluster.ports import Cluster
 from netd.dns_feed import NameFeed
-from netd.errors import AlreadyExists, InUse, NetdError, NotFound, Unavailable
+from netd.errors import AlreadyExists, InUse, NetdError, NotFound
 from netd.events import Events
 from netd.forwarding import Forwarding, families
 from netd.kernel.ports import Kernel
 from netd.locks import Gate, Locks
-from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want
+from netd.model import LINK, Endpoint, Network, NetworkRequest, PortMapping, Sandbox, Want
 from netd.objects import KernelObject
 from netd.operations import Operations
 from netd.overlay import Overlay
 from netd.ports import show
+from netd.promises import Promises
 from netd.publishing import Publishing
 from netd.reconcile import Reconciler
 from netd.relay import Bind, bind
@@ -76,7 +77,6 @@ class Engine:
         self._forwarding = Forwarding(kernel, store, self._all_networks)
         self._locks = Locks()
         self._gate = Gate()
-        self._under_way: dict[str, Attached] = {}
         self._making: dict[str, Network] = {}
         self._leaving: set[str] = set()
         self._operations = Operations(self._gate, lambda: self._overlay.announce())
@@ -94,6 +94,7 @@ class Engine:
             port=settings.vxlan_port,
         )
         self.problems = self._overlay.problems
+        self._promises = Promises(self, self._addresses, self._overlay.holdings)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -276,11 +277,7 @@ class Engine:
 
     def _check_unused(self, network: Network) -> None:
         users = {self.view.sandboxes[e.sandbox].name for e in self.view.endpoints_in(network.id)}
-        users |= {
-            each.sandbox.name
-            for each in self._under_way.values()
-            if any(e.network == network.id for e in each.endpoints)
-        }
+        users |= self._promises.users(network)
         if users:
             names = ", ".join(repr(user) for user in sorted(users))
             raise InUse(f"network {network.name!r} is in use by {names}; disconnect or remove that first")
@@ -323,13 +320,14 @@ class Engine:
             if sandbox.id in self.view.sandboxes:
                 raise AlreadyExists(f"container {sandbox.name!r} is attached already; detach it first")
             await self._overlay.make_room(wants)
-            with self._promised(sandbox, wants, ()) as (endpoints, writes):
-                requests.check_sysctls(sandbox, endpoints)
-                requests.check_can_publish(sandbox, endpoints, self.view.networks, sandbox.ports)
-                async with self._taken(sandbox, sandbox.ports) as ports:
-                    after = Attached(replace(sandbox, ports=ports), endpoints)
-                    await self._changes.make(None, after, self.view.networks, writes)
-                    self.view = self.view.with_sandbox(sandbox.id, after)
+            async with self._links(want.network for want in wants):
+                with self._promises.made(sandbox, wants, ()) as (endpoints, writes):
+                    requests.check_sysctls(sandbox, endpoints)
+                    requests.check_can_publish(sandbox, endpoints, self.view.networks, sandbox.ports)
+                    async with self._taken(sandbox, sandbox.ports) as ports:
+                        after = Attached(replace(sandbox, ports=ports), endpoints)
+                        await self._changes.make(None, after, self.view, writes)
+                        self.view = self.view.with_sandbox(sandbox.id, after)
         self._tell(None, after)
         return after.sandbox, endpoints
 
@@ -343,8 +341,9 @@ class Engine:
             if before is None:
                 return
             self._leaving.add(sandbox_id)
-            await self._changes.remove(before, self.view.networks)
-            self.view = self.view.with_sandbox(sandbox_id, None)
+            async with self._links(e.network for e in before.endpoints):
+                await self._changes.remove(before, self.view)
+                self.view = self.view.with_sandbox(sandbox_id, None)
             self._leaving.discard(sandbox_id)
             await self._note([write for e in before.endpoints for write in self._addresses.give_back(e)])
         self._tell(before, None)
@@ -357,10 +356,11 @@ class Engine:
         async with self._locks.hold(("sandbox", sandbox_id)):
             before = self._attached(sandbox_id)
             await self._overlay.make_room((want,))
-            with self._promised(before.sandbox, (want,), before.endpoints) as ([endpoint], writes):
-                after = replace(before, endpoints=(*before.endpoints, endpoint))
-                await self._changes.make(before, after, self.view.networks, writes)
-                self.view = self.view.with_sandbox(sandbox_id, after)
+            async with self._links([want.network]):
+                with self._promises.made(before.sandbox, (want,), before.endpoints) as ([endpoint], writes):
+                    after = replace(before, endpoints=(*before.endpoints, endpoint))
+                    await self._changes.make(before, after, self.view, writes)
+                    self.view = self.view.with_sandbox(sandbox_id, after)
         self._tell(before, after)
         return endpoint
 
@@ -371,15 +371,33 @@ class Engine:
     async def _disconnect(self, sandbox_id: str, network_ref: str) -> None:
         async with self._locks.hold(("sandbox", sandbox_id)):
             before = self._attached(sandbox_id)
-            network = self.view.network(network_ref)
-            gone = [e for e in before.endpoints if e.network == network.id]
-            if not gone:
-                raise NotFound(f"container {before.sandbox.name!r} is not in network {network.name!r}")
-            after = replace(before, endpoints=tuple(e for e in before.endpoints if e not in gone))
-            await self._changes.make(before, after, self.view.networks)
-            self.view = self.view.with_sandbox(sandbox_id, after)
-            await self._note(self._addresses.give_back(gone[0]))
+            gone = self._endpoint(before, network_ref)
+            after = replace(before, endpoints=tuple(e for e in before.endpoints if e != gone))
+            async with self._links([gone.network]):
+                await self._changes.make(before, after, self.view)
+                self.view = self.view.with_sandbox(sandbox_id, after)
+            await self._note(self._addresses.give_back(gone))
         self._tell(before, after)
+
+    async def update(self, sandbox_id: str, network_ref: str, options: Mapping[str, str]) -> Endpoint:
+        """Change options of an attachment in place: those named, an empty text takes one away.
+
+        Raises `Invalid` for a limit that is none, and `NotFound` where the sandbox is not in the network.
+        """
+        return await self._operations.through(
+            self._update(sandbox_id, network_ref, dict(options)), f"update {sandbox_id}"
+        )
+
+    async def _update(self, sandbox_id: str, network_ref: str, options: Mapping[str, str]) -> Endpoint:
+        async with self._locks.hold(("sandbox", sandbox_id)):
+            before = self._attached(sandbox_id)
+            old = self._endpoint(before, network_ref)
+            new = requests.updated(old, self.view.networks[old.network], options)
+            after = replace(before, endpoints=tuple(new if e == old else e for e in before.endpoints))
+            await self._changes.make(before, after, self.view)
+            self.view = self.view.with_sandbox(sandbox_id, after)
+        self._tell(before, after)
+        return new
 
     async def publish(self, sandbox_id: str, ports: Sequence[PortMapping]) -> Sandbox:
         """Publish further ports; returns the sandbox with the host ports chosen. Raises as `attach`."""
@@ -393,7 +411,7 @@ class Engine:
             async with self._taken(before.sandbox, ports) as taken:
                 sandbox = replace(before.sandbox, ports=(*before.sandbox.ports, *taken))
                 after = replace(before, sandbox=sandbox)
-                await self._changes.make(before, after, self.view.networks)
+                await self._changes.make(before, after, self.view)
                 self.view = self.view.with_sandbox(sandbox_id, after)
         self._tell(before, after)
         return sandbox
@@ -411,7 +429,7 @@ class Engine:
                     raise NotFound(f"port {show(port)} of container {before.sandbox.name!r} is not published")
             kept = tuple(port for port in before.sandbox.ports if port not in ports)
             after = replace(before, sandbox=replace(before.sandbox, ports=kept))
-            await self._changes.make(before, after, self.view.networks)
+            await self._changes.make(before, after, self.view)
             self.view = self.view.with_sandbox(sandbox_id, after)
         self._tell(before, after)
         return after.sandbox
@@ -425,7 +443,7 @@ class Engine:
         async with self._locks.hold(("sandbox", sandbox_id)):
             before = self._attached(sandbox_id)
             after = replace(before, sandbox=replace(before.sandbox, name=name))
-            await self._changes.make(before, after, self.view.networks, also)
+            await self._changes.make(before, after, self.view, also)
             self.view = self.view.with_sandbox(sandbox_id, after)
             self._addresses.rename(after)
             self._publishing.rename(after.sandbox)
@@ -440,44 +458,21 @@ class Engine:
             raise NotFound(f"container {sandbox_id[:12]!r} has no attachment; is it running?")
         return attached
 
-    @contextmanager
-    def _promised(
-        self, sandbox: Sandbox, wants: Sequence[Want], siblings: tuple[Endpoint, ...]
-    ) -> Iterator[tuple[tuple[Endpoint, ...], list[Write]]]:
-        """Endpoints for `wants`, their addresses and networks reserved while the block runs and, if it
-        ends well, for good. Also the writes that belong into the commit. Entered without an await."""
-        networks = [self.view.network(want.network) for want in wants]
-        for network in networks:
-            if network.id in self._leaving:
-                raise Unavailable(f"network {network.name!r} is being removed; try again, or use another")
-        requests.check_wants(sandbox.name, wants, networks, siblings)
-        made: tuple[Endpoint, ...] = ()
-        writes: list[Write] = []
-        try:
-            for want, network in zip(wants, networks, strict=True):
-                id = secrets.token_hex(16)
-                addresses, mac, more = self._addresses.take(
-                    network, want, id, holder_of(sandbox.name), self._overlay.holdings(network)
-                )
-                endpoint = requests.endpoint(
-                    want,
-                    network,
-                    sandbox,
-                    id=id,
-                    siblings=(*siblings, *made),
-                    named=[other.ifname for other in wants if other.ifname],
-                    addresses=addresses,
-                    mac=mac,
-                )
-                made, writes = (*made, endpoint), [*writes, *more]
-            self._under_way[sandbox.id] = Attached(sandbox, made)
-            yield made, writes
-        except BaseException:
-            for endpoint in made:
-                self._addresses.give_back(endpoint)
-            raise
-        finally:
-            self._under_way.pop(sandbox.id, None)
+    @asynccontextmanager
+    async def _links(self, refs: Iterable[str]) -> AsyncIterator[None]:
+        """Have to oneself those of the networks that are links: what makes one is between its two ends."""
+        networks = [self.view.network(ref) for ref in refs]
+        async with AsyncExitStack() as held:
+            for id in sorted(network.id for network in networks if network.driver == LINK):
+                await held.enter_async_context(self._locks.hold(("link", id)))
+            yield
+
+    def _endpoint(self, attached: Attached, network_ref: str) -> Endpoint:
+        network = self.view.network(network_ref)
+        for endpoint in attached.endpoints:
+            if endpoint.network == network.id:
+                return endpoint
+        raise NotFound(f"container {attached.sandbox.name!r} is not in network {network.name!r}")
 
     @asynccontextmanager
     async def _taken(

@@ -53,6 +53,7 @@ def resolv_conf(endpoints: Sequence[Endpoint], networks: Mapping[str, Network]) 
         for endpoint, network in zip(endpoints, joined, strict=True)
         for family in (4, 6)
         for subnet in [s for s in network.subnets if s.family == family and endpoint.of_family(family)][:1]
+        if subnet.gateway
     ]
     if not servers:
         return ""

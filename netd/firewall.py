@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from netd import names
 from netd.errors import Invalid
-from netd.model import ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
+from netd.model import LINK, ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
 from netd.objects import Atom, Element
 from netd.ruleset import TEXT as RULESET
 from netd.ruleset import VERSION
@@ -83,6 +83,7 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "behind4"): SetType(("ifname", "mac", "ipv4")),
         ("inet", "behind6"): SetType(("ifname", "mac", "ipv6")),
         ("inet", "clamped"): SetType(("ifname",)),
+        ("inet", "wires"): SetType(("ifname",)),
         ("inet", "closed"): SetType(("family",)),
         ("bridge", "ports"): SetType(("ifname",)),
         ("bridge", "macs"): SetType(("ifname", "mac")),
@@ -99,7 +100,9 @@ PUBLISHING = frozenset({"pub4", "pub6", "any4", "any6", "relayed", "open4", "ope
 
 
 def network(net: Network) -> Iterator[Element]:
-    """What the rules must know of a bridge network."""
+    """What the rules must know of a network; of a link nothing, since it has no part on the host."""
+    if net.driver == LINK:
+        return
     bridge = names.bridge_name(net)
     yield Element("inet", "bridges", (bridge,))
     if net.internal:
@@ -116,6 +119,9 @@ def network(net: Network) -> Iterator[Element]:
 def endpoint(net: Network, endpoint: Endpoint) -> Iterator[Element]:
     """What one endpoint may say it is, and which of its traffic is a hairpin."""
     bridge, port, mac = names.bridge_name(net), names.host_ifname(endpoint), endpoint.mac
+    if net.driver == LINK:
+        yield Element("inet", "wires", (port,))
+        return
     yield Element("bridge", "ports", (port,))
     yield Element("bridge", "macs", (port, mac))
     if endpoint.options.get(ROUTER) == "yes":
@@ -160,7 +166,7 @@ def detours(carrier: Endpoint, others: Iterable[Network], family: int) -> Iterat
     """
     for interface in carrier.of_family(family):
         for other in others:
-            if family in other.families and not other.internal:
+            if family in other.families and not other.internal and other.driver != LINK:
                 yield Element("inet", f"detour{family}", (interface.ip, names.bridge_name(other)))
 
 

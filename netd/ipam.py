@@ -64,7 +64,7 @@ class Pool:
         """How many addresses can be handed out dynamically, used ones included."""
         withheld = {self.subnet.gateway, *self.subnet.reserved.values()}
         return sum(
-            last - first + 1 - sum(first <= int(address) <= last for address in withheld)
+            last - first + 1 - sum(first <= int(address) <= last for address in withheld if address)
             for first, last in spans(self.subnet)
         )
 

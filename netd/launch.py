@@ -96,11 +96,15 @@ class Mode(StrEnum):
     NETWORKS = "networks"
     NONE = "none"
     HOST = "host"
+    CONTAINER = "container"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A request whose every value has been read. An address None in `hosts` is the host's gateway."""
+    """A request whose every value has been read. An address None in `hosts` is the host's gateway.
+
+    `shares` is how the container was referred to whose network this one is to share, else empty.
+    """
 
     request: Request
     mode: Mode
@@ -110,6 +114,7 @@ class Launch:
     hosts: tuple[tuple[str, IPAddress | None], ...]
     dns: tuple[IPAddress, ...]
     volumes: tuple[Volume, ...]
+    shares: str = ""
 
 
 def check(request: Request) -> Launch:
@@ -126,8 +131,11 @@ def check(request: Request) -> Launch:
     _check_limits(request)
     mode, wants = _networks(request.networks)
     ports = tuple(mapping for spec in request.publish for mapping in parse_publish(spec))
-    if ports and mode is not Mode.NETWORKS:
-        raise Invalid(f"--publish {request.publish[0]!r} has no effect with --network {mode}: leave one out")
+    named = request.networks[0].network if mode is not Mode.NETWORKS else ""
+    if ports and named:
+        raise Invalid(f"--publish {request.publish[0]!r} has no effect with --network {named}: leave one out")
+    if mode is Mode.CONTAINER:
+        _check_sharing(request, named)
     return Launch(
         request=request,
         mode=mode,
@@ -137,6 +145,7 @@ def check(request: Request) -> Launch:
         hosts=tuple(_host(name, address) for name, address in request.hosts.items()),
         dns=tuple(_address("--dns", text) for text in request.dns),
         volumes=tuple(_volume(text) for text in request.volumes),
+        shares=named.removeprefix(names.SHARED) if mode is Mode.CONTAINER else "",
     )
 
 
@@ -316,15 +325,40 @@ def _check_limits(request: Request) -> None:
 
 
 def _networks(attachments: tuple[Attachment, ...]) -> tuple[Mode, tuple[Want, ...]]:
-    special = [each for each in attachments if each.network in names.NO_NETWORKS]
+    special = [each.network for each in attachments if is_special(each.network)]
     if not special:
         return Mode.NETWORKS, tuple(want(each) for each in attachments)
-    mode = special[0].network
+    named = special[0]
     if len(attachments) > 1:
-        raise Invalid(f"--network {mode} stands alone: leave out the other --network options")
-    if special[0] != Attachment(network=mode):
-        raise Invalid(f"--network {mode} takes no address, name or priority: there is no interface")
-    return Mode(mode), ()
+        raise Invalid(f"--network {named} stands alone: leave out the other --network options")
+    if attachments[0] != Attachment(network=named):
+        raise Invalid(
+            f"--network {named} takes no address, name or priority: no interface is made for this container"
+        )
+    if named == names.SHARED:
+        raise Invalid(f"--network {named} names no container: write {names.SHARED}NAME")
+    return Mode(named.partition(":")[0]), ()
+
+
+def is_special(network: str) -> bool:
+    """Whether --network means something else than a network of that name."""
+    return network in names.NO_NETWORKS or network.startswith(names.SHARED)
+
+
+def _check_sharing(request: Request, named: str) -> None:
+    """What belongs to the network belongs to the container that owns it (docker refuses the same)."""
+    for option, given in (
+        ("--hostname", request.hostname),
+        ("--dns", ", ".join(request.dns)),
+        ("--add-host", ", ".join(request.hosts)),
+        ("--expose", ", ".join(request.expose)),
+        ("--sysctl", ", ".join(key for key in request.sysctls if key.startswith("net."))),
+    ):
+        if given:
+            raise Invalid(
+                f"{option} {given!r} cannot be had with --network {named}: it is that container's to say; "
+                "leave one out"
+            )
 
 
 def _exposed(text: str) -> tuple[Proto, int]:

@@ -48,6 +48,10 @@ class Owner(StrEnum):
     CNI = "cni"
 
 
+LINK = "link"
+"""The driver whose networks are wires between two containers."""
+
+
 class Scope(StrEnum):
     """Whether a network is this host's own, or one and the same on every node of a cluster."""
 
@@ -59,14 +63,15 @@ class Scope(StrEnum):
 class Subnet:
     """One address range of a network.
 
-    `gateway` is the address of the bridge, on which the DNS also listens. `range` narrows what
+    `gateway` is the address of the bridge, on which the DNS also listens; None on a link between two
+    containers, where the host has no part. `range` narrows what
     is handed out dynamically (Docker's --ip-range), or instead of it `spans`, runs of addresses from first
     to last that need not be a prefix (host-local's ranges). `reserved` maps a label to an address that is
     never handed out (Docker's --aux-address).
     """
 
     cidr: IPNetwork
-    gateway: IPAddress
+    gateway: IPAddress | None
     range: IPNetwork | None = None
     spans: tuple[tuple[IPAddress, IPAddress], ...] = ()
     reserved: Mapping[str, IPAddress] = field(default_factory=dict)
@@ -111,7 +116,7 @@ class Network:
 
     def gateways(self, family: int) -> tuple[IPAddress, ...]:
         """The gateway addresses of one family, first subnet first."""
-        return tuple(subnet.gateway for subnet in self.subnets if subnet.family == family)
+        return tuple(subnet.gateway for subnet in self.subnets if subnet.family == family and subnet.gateway)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,8 +299,8 @@ def default_route_of(
 ) -> Endpoint | None:
     """Which endpoint of one sandbox carries the default route of `family`, and publishes its ports.
 
-    Highest `gateway_priority` first, then the order asked for. Internal networks and endpoints
-    without an address of the family never qualify: an internal network has no way out.
+    Highest `gateway_priority` first, then the order asked for. Internal networks, links and endpoints
+    without an address of the family never qualify: they have no way out.
     """
     candidates = [
         endpoint
@@ -303,5 +308,6 @@ def default_route_of(
         if endpoint.gateway_priority is not None
         and endpoint.of_family(family)
         and not networks[endpoint.network].internal
+        and networks[endpoint.network].driver != LINK
     ]
     return min(candidates, key=lambda e: (-(e.gateway_priority or 0), e.order), default=None)

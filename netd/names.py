@@ -19,6 +19,8 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 IFNAME = re.compile(r"[^\s/:]{1,15}")
 NO_NETWORKS = ("none", "host")
 """What --network takes for no network at all and for the host's own; no network can be called so."""
+SHARED = "container:"
+"""How --network begins that names a container whose network namespace is shared."""
 
 BRIDGE_PREFIX = "nd-"
 VETH_PREFIX = "ve-"

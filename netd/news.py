@@ -13,6 +13,10 @@ def tell(events: Events, view: View, before: Attached | None, after: Attached | 
     """Emit how `after` differs from `before`, either of which may be None; what went comes first."""
     _tell_those_of(before, after, "disconnect", "unpublish", events, view)
     _tell_those_of(after, before, "connect", "publish", events, view)
+    if before and after:
+        for endpoint in after.endpoints:
+            if endpoint not in before.endpoints and endpoint.id in {each.id for each in before.endpoints}:
+                _tell_endpoint(events, view, "update", after.sandbox, endpoint)
 
 
 def _tell_those_of(
@@ -22,7 +26,7 @@ def _tell_those_of(
     if one is None:
         return
     for endpoint in one.endpoints:
-        if other is None or endpoint not in other.endpoints:
+        if other is None or endpoint.id not in {each.id for each in other.endpoints}:
             _tell_endpoint(events, view, of_endpoint, one.sandbox, endpoint)
     for port in one.sandbox.ports:
         if other is None or port not in other.sandbox.ports:

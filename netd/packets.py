@@ -31,7 +31,7 @@ from netd.containers import Containers
 from netd.engine import Engine
 from netd.errors import Invalid, NetdError, NotFound
 from netd.kernel.ports import Kernel, PacketKind
-from netd.model import Netns
+from netd.model import LINK, Netns, Network
 from netd.tasks import spawn
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Packets:
             )
         if owner == "network" and colon:
             network = self._engine.network(ifname)
-            return [(f"network:{network.name}", None, names.bridge_name(network))]
+            return [(f"network:{network.name}", None, self._of_network(network))]
         if ifname not in ("", "*"):
             names.check_ifname(ifname)
         if owner == "host":
@@ -72,6 +72,14 @@ class Packets:
                 raise Invalid("name the interface of the host, like host:eth0")
             return [(target, None, ifname)]
         return self._of_container(owner, ifname, kind)
+
+    def _of_network(self, network: Network) -> str:
+        """Where on the host its frames pass: the bridge, or of a link either end, which sees both ways."""
+        if network.driver != LINK:
+            return names.bridge_name(network)
+        for endpoint in self._engine.view.endpoints_in(network.id):
+            return names.host_ifname(endpoint)
+        raise NotFound(f"link {network.name!r} has no end yet: nothing passes there")
 
     def _of_container(self, owner: str, ifname: str, kind: PacketKind) -> list[Point]:
         record = self._containers.find(owner)

@@ -72,6 +72,7 @@ def plan(desired: Collection[KernelObject], observed: Collection[KernelObject]) 
     doomed = {key for key, item in have.items() if key not in want or _must_be_remade(item, want[key])}
     doomed |= _led_astray(have, doomed)
     doomed |= _cut_off(have, doomed)
+    doomed |= _misdirected(have, doomed)
     lost = set(_taken_along([have[key] for key in doomed], have.values()))
     survivors = {key: item for key, item in have.items() if key not in doomed and item not in lost}
 
@@ -135,6 +136,14 @@ def _cut_off(have: Mapping[Hashable, KernelObject], doomed: Collection[Hashable]
     """Remote endpoints behind a VXLAN device that is doomed. Half of each is on the bridge, which stays."""
     going = {item.name for key in doomed if isinstance(item := have[key], Vxlan)}
     return {key for key, item in have.items() if isinstance(item, Remote) and item.vxlan in going}
+
+
+def _misdirected(have: Mapping[Hashable, KernelObject], doomed: Collection[Hashable]) -> set[Hashable]:
+    """Redirections to a device that is doomed: the kernel remembers the device, not its name."""
+    going = {name for key in doomed for _, name in _devices_of(have[key])}
+    if not going:
+        return set()
+    return {key for key, item in have.items() if isinstance(item, Redirect) and item.to in going}
 
 
 def _taken_along(removed: Iterable[KernelObject], present: Iterable[KernelObject]) -> Iterator[KernelObject]:

@@ -32,7 +32,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `state` is "created" while it is being made, "running", or "exited". Times are seconds since the
     epoch, 0 where it did not happen yet; `pid` is that of the first process as the host sees it, 0
-    unless running. `netns` is None with the host's network, and after the end.
+    unless running. `netns` is None with the host's network, and after the end. `shares` is the id of the
+    container whose network namespace this one is in, and whose it stays; empty for one of its own.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     state: str = "created"
     netns: Netns | None = None
+    shares: str = ""
     pid: int = 0
     started: float = 0.0
     finished: float = 0.0
@@ -88,13 +90,20 @@ class Registry:
     def __contains__(self, id: str) -> bool:
         return id in self._lives
 
-    def claim(self, request: Request, mode: Mode) -> Life:
-        """Take the name that was asked for, or a free one: from here on it is nobody else's."""
+    def claim(self, request: Request, mode: Mode, shares: str = "") -> Life:
+        """Take the name that was asked for, or a free one: from here on it is nobody else's.
+
+        `shares` is whose network it is to share; see `owner`.
+        """
+        owner = self.owner(shares).record if shares else None
         name = request.name or nicknames.generate(self._names)
         self._check_free(name)
         id = secrets.token_hex(16)
         hostname = request.hostname or (platform.node() if mode is Mode.HOST else id[:12])
-        life = Life(Record(id=id, name=name, hostname=hostname, request=request, created=time.time()))
+        record = Record(id=id, name=name, hostname=hostname, request=request, created=time.time())
+        if owner:
+            record = msgspec.structs.replace(record, hostname=owner.hostname, shares=owner.id)
+        life = Life(record)
         self._lives[id] = life
         self._names[name] = id
         return life
@@ -155,6 +164,26 @@ class Registry:
         if not found:
             raise NotFound(f"container {ref!r} does not exist; `netd ps -a` lists those that do")
         return found[0]
+
+    def owner(self, ref: str) -> Life:
+        """The container whose network one gets that is to share that of `ref`. Raises `NotFound`, `InUse`, or
+        `Invalid` where that is the host's own."""
+        life = self.running(ref)
+        name = life.record.name
+        if life.record.shares:  # it is a guest there itself
+            try:
+                life = self.running(life.record.shares)
+            except (NotFound, InUse):
+                raise InUse(
+                    f"container {name!r} is in the network of one that has ended: there is none to share"
+                ) from None
+        if life.record.netns is None:
+            raise Invalid(f"container {name!r} is in the host's own network: use --network host")
+        return life
+
+    def namespace_of(self, record: Record) -> Netns | None:
+        """Where the container's processes are to live; None is the host's network. Raises as `owner`."""
+        return self.owner(record.shares).record.netns if record.shares else record.netns
 
     def running(self, ref: str) -> Life:
         """Likewise; raises `InUse` where it does not run."""

@@ -7,6 +7,7 @@ and the way out. Nothing here does I/O; what must be known of the host is passed
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,6 +15,7 @@ from netd import names, subnets
 from netd.drivers import driver, shaping
 from netd.errors import AlreadyExists, Invalid
 from netd.model import (
+    LINK,
     Endpoint,
     GatewayMode,
     IPAddress,
@@ -167,7 +169,7 @@ def check_wants(
                     f"container {name!r} has an interface {want.ifname!r} already; choose another"
                 )
             ifnames.add(want.ifname)
-        shaping.check(want.options)
+        _check_options(want.options, network)
         for alias in want.aliases:
             names.check_name("alias", alias.removeprefix("*."))
         for route in want.routes:
@@ -200,9 +202,25 @@ def check_can_publish(
         )
 
 
+def updated(endpoint: Endpoint, network: Network, options: Mapping[str, str]) -> Endpoint:
+    """`endpoint` with other options: those named change, an empty text takes one away. Raises `Invalid`."""
+    wanted = {key: text for key, text in {**endpoint.options, **options}.items() if text}
+    _check_options(wanted, network)
+    return replace(endpoint, options=wanted)
+
+
+def _check_options(options: Mapping[str, str], network: Network) -> None:
+    shaping.check(options)
+    if network.driver == LINK and options.get(shaping.FROM):
+        raise Invalid(
+            f"{shaping.FROM} {options[shaping.FROM]!r} cannot be had on link {network.name!r}: what one end "
+            f"sends is limited by {shaping.TO} of the other"
+        )
+
+
 def _check_route(route: StaticRoute, network: Network) -> None:
     where = f"route {route.destination} via {route.via}" if route.via else f"route {route.destination}"
-    if route.destination.prefixlen == 0:
+    if route.destination.prefixlen == 0 and network.driver != LINK:
         raise Invalid(f"{where}: the default route follows from the gateway priority; leave this one out")
     if route.via is None:
         if route.destination.version not in network.families:

@@ -93,6 +93,9 @@ table inet netd {
     set behind4 { type ifname . ether_addr . ipv4_addr; }      # the way in . that node . such an endpoint
     set behind6 { type ifname . ether_addr . ipv6_addr; }
 
+    # The host's ends of links between two containers: nothing of theirs is for the host.
+    set wires { type ifname; }
+
     # Families whose forwarding netd itself turned on.
     set closed { type nf_proto; }
 }
@@ -118,6 +121,7 @@ table inet netd {
         # the kernel sees to that before any rule does (ip6_rcv_core in net/ipv6/ip6_input.c).
         iif != "lo" ip daddr 127.0.0.0/8 drop
         iif != "lo" ip saddr 127.0.0.0/8 drop
+        iifname @wires drop
         udp dport @vxlan jump from_peer
     }
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from netd import names
 from netd.errors import AlreadyExists, Exhausted, Invalid
 from netd.ipam import Pool, show_range, usable
-from netd.model import IPAddress, IPNetwork, Network, NetworkRequest, Subnet
+from netd.model import LINK, IPAddress, IPNetwork, Network, NetworkRequest, Subnet
 from netd.settings import Pool as Source
 
 HostNetwork = tuple[str, IPAddress, int]
@@ -71,11 +71,21 @@ def resolve(
             f"subnet {cidr} has --ip-range {ranges[cidr]} and one written FIRST-LAST; leave one out"
         )
     reserved = _reserved(cidrs, request.aux_addresses)
+    if request.driver == LINK and gateways:
+        raise Invalid(
+            f"gateway {request.gateways[0]} cannot be had: the host has no part in a link; leave it out"
+        )
+
+    def gateway_of(cidr: IPNetwork) -> IPAddress | None:
+        if request.driver == LINK:
+            return None
+        return gateways.get(cidr) or _first_usable(cidr, reserved[cidr])
+
     return tuple(
         _subnet(
             Subnet(
                 cidr=cidr,
-                gateway=gateways.get(cidr) or _first_usable(cidr, reserved[cidr]),
+                gateway=gateway_of(cidr),
                 range=ranges.get(cidr),
                 spans=runs.get(cidr, ()),
                 reserved=reserved[cidr],
@@ -105,7 +115,8 @@ def check_free(network: Network, networks: Collection[Network], host: Collection
 def _subnet(subnet: Subnet) -> Subnet:
     """`subnet` itself, if it makes sense."""
     cidr, gateway = subnet.cidr, subnet.gateway
-    _check_usable("gateway", cidr, gateway)
+    if gateway:
+        _check_usable("gateway", cidr, gateway)
     for label, address in subnet.reserved.items():
         if address == gateway:
             raise Invalid(f"aux-address {label}={address} is the gateway of {cidr}; choose another")

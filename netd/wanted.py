@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from netd import compile, names
+from netd.model import LINK
 from netd.objects import (
     Add,
     Address,
@@ -47,6 +48,10 @@ def everything(view: View, leaving: Collection[str]) -> frozenset[KernelObject]:
     for sandbox in view.sandboxes.values():
         if sandbox.id not in leaving:
             found |= compile.sandbox(sandbox, view.endpoints_of(sandbox.id), view.networks)
+    for network in view.networks.values():
+        if network.driver == LINK:
+            ends = [e for e in view.endpoints_in(network.id) if e.sandbox not in leaving]
+            found |= compile.wires(ends, view) if len(ends) > 1 else set()
     return frozenset(found)
 
 
@@ -78,7 +83,7 @@ def owners(view: View) -> Mapping[Hashable, str]:
     for network in view.networks.values():
         found[names.bridge_name(network)] = network.id
         found[names.vxlan_name(network)] = network.id
-        found.update((subnet.gateway, network.id) for subnet in network.subnets)
+        found.update((gateway, network.id) for family in (4, 6) for gateway in network.gateways(family))
     for endpoint in view.endpoints.values():
         found[names.host_ifname(endpoint)] = endpoint.network
         found[names.ifb_name(endpoint)] = endpoint.network

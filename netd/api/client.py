@@ -14,7 +14,7 @@ import re
 import socket
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -198,6 +198,11 @@ class Client:
         """Disconnect a container from a network."""
         request = pb.DisconnectRequest(container=container, network=network, force=force)
         self._call(pb.DisconnectReply, self._stub.Disconnect, request)
+
+    def update_endpoint(self, container: str, network: str, options: Mapping[str, str]) -> pb.Endpoint:
+        """Change options of a container's attachment in place; an empty value takes one away."""
+        request = pb.UpdateEndpointRequest(container=container, network=network, options=options)
+        return self._call(pb.Endpoint, self._stub.UpdateEndpoint, request)
 
     def run(self, inputs: Iterable[pb.StreamInput]) -> Iterator[pb.StreamOutput]:
         """Create and start a container; the first input is the request."""

@@ -18,7 +18,7 @@ from netd.errors import Invalid
 from netd.events import Event
 from netd.kernel.ports import TraceStep
 from netd.launch import Attachment, Request
-from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Subnet
+from netd.model import LINK, Endpoint, Network, NetworkRequest, PortMapping, Subnet
 from netd.registry import Record
 from netd.runtime.spec import Process
 from netd.tracing import Traced
@@ -63,7 +63,7 @@ def network(net: Network, view: View) -> pb.Network:
         labels=net.labels,
         options=net.options,
         created=net.created,
-        bridge=names.bridge_name(net),
+        bridge="" if net.driver == LINK else names.bridge_name(net),
         endpoints=[endpoint(each, view) for each in endpoints],
         status=f"degraded: {view.degraded[net.id]}" if net.id in view.degraded else "ready",
     )
@@ -73,7 +73,7 @@ def _subnet(subnet: Subnet, endpoints: Iterable[Endpoint]) -> pb.Subnet:
     used = sum(address.ip in subnet.cidr for each in endpoints for address in each.addresses)
     return pb.Subnet(
         cidr=str(subnet.cidr),
-        gateway=str(subnet.gateway),
+        gateway=str(subnet.gateway or ""),
         ip_range=ipam.show_range(subnet),
         aux_addresses={label: str(address) for label, address in subnet.reserved.items()},
         used=used,
@@ -94,7 +94,7 @@ def endpoint(value: Endpoint, view: View) -> pb.Endpoint:
         ifname=value.ifname,
         mac=value.mac,
         addresses=map(str, value.addresses),
-        gateways=[str(subnet.gateway) for subnet in net.subnets if value.of_family(subnet.family)],
+        gateways=[str(s.gateway) for s in net.subnets if s.gateway and value.of_family(s.family)],
         aliases=value.aliases,
         gw_priority=value.gateway_priority or 0,
         default_route=view.default_routes(value),
@@ -192,6 +192,8 @@ def process(message: pb.ExecRequest, record: Record) -> Process:
 def container(record: Record, view: View, directory: Path) -> pb.Container:
     """A container with its endpoints and ports, which it has only while it runs."""
     sandbox = view.sandboxes.get(record.id)
+    owner = view.sandboxes.get(record.shares) if record.state == "running" else None
+    netns = record.netns or (owner.netns if owner else None)
     return pb.Container(
         id=record.id,
         name=record.name,
@@ -208,7 +210,7 @@ def container(record: Record, view: View, directory: Path) -> pb.Container:
         hostname=record.hostname,
         rootfs=record.request.rootfs or "host",
         labels=record.request.labels,
-        netns=record.netns.path if record.netns else "",
+        netns=netns.path if netns else "",
         log_path=str(directory / "log"),
     )
 

@@ -346,6 +346,23 @@ class DisconnectReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class UpdateEndpointRequest(_message.Message):
+    __slots__ = ("container", "network", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    container: str
+    network: str
+    options: _containers.ScalarMap[str, str]
+    def __init__(self, container: _Optional[str] = ..., network: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class RunRequest(_message.Message):
     __slots__ = ("name", "command", "detach", "remove", "interactive", "tty", "window", "networks", "publish", "hostname", "dns", "hosts", "env", "volumes", "workdir", "user", "memory", "cpus", "pids", "cap_add", "cap_drop", "sysctls", "read_only", "rootfs", "labels", "expose")
     class HostsEntry(_message.Message):

@@ -84,6 +84,11 @@ class NetdStub:
                 request_serializer=netd_dot_api_dot_netd__pb2.DisconnectRequest.SerializeToString,
                 response_deserializer=netd_dot_api_dot_netd__pb2.DisconnectReply.FromString,
                 _registered_method=True)
+        self.UpdateEndpoint = channel.unary_unary(
+                '/netd.v1.Netd/UpdateEndpoint',
+                request_serializer=netd_dot_api_dot_netd__pb2.UpdateEndpointRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.Endpoint.FromString,
+                _registered_method=True)
         self.Run = channel.stream_stream(
                 '/netd.v1.Netd/Run',
                 request_serializer=netd_dot_api_dot_netd__pb2.StreamInput.SerializeToString,
@@ -241,6 +246,13 @@ class NetdServicer:
 
     def Disconnect(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateEndpoint(self, request, context):
+        """Changes options of an attachment (see Attachment) in place: no packet of it is lost.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -417,6 +429,11 @@ def add_NetdServicer_to_server(servicer, server):
                     servicer.Disconnect,
                     request_deserializer=netd_dot_api_dot_netd__pb2.DisconnectRequest.FromString,
                     response_serializer=netd_dot_api_dot_netd__pb2.DisconnectReply.SerializeToString,
+            ),
+            'UpdateEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateEndpoint,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.UpdateEndpointRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.Endpoint.SerializeToString,
             ),
             'Run': grpc.stream_stream_rpc_method_handler(
                     servicer.Run,
@@ -779,6 +796,33 @@ class Netd:
             '/netd.v1.Netd/Disconnect',
             netd_dot_api_dot_netd__pb2.DisconnectRequest.SerializeToString,
             netd_dot_api_dot_netd__pb2.DisconnectReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/UpdateEndpoint',
+            netd_dot_api_dot_netd__pb2.UpdateEndpointRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.Endpoint.FromString,
             options,
             channel_credentials,
             insecure,

@@ -190,6 +190,12 @@ class Service(netd_pb2_grpc.NetdServicer):
         await self._containers.disconnect(container, convert.required("network", request.network))
         return pb.DisconnectReply()
 
+    async def UpdateEndpoint(self, request: pb.UpdateEndpointRequest, context: Context) -> pb.Endpoint:
+        container = convert.required("container", request.container)
+        network = convert.required("network", request.network)
+        changed = await self._containers.update(container, network, dict(request.options))
+        return convert.endpoint(changed, self._engine.view)
+
     async def Run(self, request_iterator: Any, context: Context) -> None:
         await streams.run(self._containers, lambda: self._engine.view, context)
 

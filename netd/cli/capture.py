@@ -6,8 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,6 +19,7 @@ from netd.cli.options import connected, container_names, socket_option
 from netd.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
+    from netd.capture.points import Point
     from netd.capture.recorder import Recorder
     from netd.capture.ring import Frame
 
@@ -37,23 +40,51 @@ def capture(targets: str, filter: Sequence[str], output: str | None, count: int 
     \b
         netd capture web -w - | wireshark -k -i -
     """
+    wanted = tuple(target for target in targets.split(",") if target)
+    record(Path(connected().path), [Wish(wanted, " ".join(filter))], output, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Targets, as the daemon calls them, and what of their packets is wanted."""
+
+    targets: tuple[str, ...]
+    filter: str = ""
+
+
+def record(
+    api: Path,
+    wishes: Sequence[Wish],
+    output: str | None,
+    count: int | None,
+    called: Callable[[str], str] = str,
+) -> None:
+    """Record what is wished for until it is enough; `called` gives the points the names that are shown."""
     from netd.capture import points
     from netd.capture.recorder import Recorder
 
-    client = connected()
-    wanted = [target for target in targets.split(",") if target]
-    with _opened(output) as file:
-        found = points.listening(points.beside(Path(client.path)), wanted)
-        names = [point.name for point in found]
+    with ExitStack() as stack:
+        file = stack.enter_context(_opened(output))
+        found: list[list[Point]] = []
+        for wish in wishes:
+            found.append(points.listening(points.beside(api), wish.targets))
+            for point in found[-1]:
+                point.name = called(point.name)
+        names = list(dict.fromkeys(point.name for group in found for point in group))
         written = _Output(file, names, count or 0)
-        recorder = Recorder(found, written.frame, " ".join(filter))
+        recorders = [
+            Recorder(group, written.frame, wish.filter) for group, wish in zip(found, wishes, strict=True)
+        ]
         print(f"recording {', '.join(names)}; Ctrl-C ends it", file=sys.stderr, flush=True)
         _wait(written.over)
         incomplete: Unavailable | None = None
         if not written.full:
             # The kernel hands packets over in blocks: the last ones before Ctrl-C are still in its hands.
-            incomplete = _drain(recorder)
-        seen, lost = recorder.counts(), recorder.close()
+            incomplete = next(filter(None, [_drain(each) for each in recorders]), None)
+        seen, lost = Counter[str](), Counter[str]()
+        for recorder in recorders:
+            seen.update(recorder.counts())
+            lost.update(recorder.close())
         written.end(seen, lost)
     counted = f"{written.count} packet{'' if written.count == 1 else 's'} recorded, {sum(lost.values())} lost"
     print(counted, *(f"{number} at {name}" for name, number in lost.items()), sep="; ", file=sys.stderr)
@@ -64,7 +95,7 @@ def capture(targets: str, filter: Sequence[str], output: str | None, count: int 
 
 
 class _Output:
-    """Where frames go, on the recorder's thread; `over` is set when there is no more to do."""
+    """Where frames go, on the recorders' threads; `over` is set when there is no more to do."""
 
     def __init__(self, file: BinaryIO | None, names: Sequence[str], limit: int) -> None:
         from netd.capture import summary
@@ -74,6 +105,7 @@ class _Output:
         self.trouble: OSError | None = None
         self.count = 0
         self._limit = limit
+        self._writing = threading.Lock()
         self._line = summary.line
         self._writer = Writer(file, names) if file else None
 
@@ -84,6 +116,10 @@ class _Output:
 
     def frame(self, frame: Frame) -> None:
         """Write one frame, unless there are enough or nobody wants more."""
+        with self._writing:
+            self._frame(frame)
+
+    def _frame(self, frame: Frame) -> None:
         if self.full:
             return
         try:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from netd.cli.options import complain, connected, json_option, socket_option
+from netd.cli import topology_wires
+from netd.cli.options import connected, json_option, socket_option
 from netd.cli.render import as_dict, print_json, print_table, published
-from netd.cli.values import pairs
-from netd.errors import Invalid, NotFound
+from netd.cli.topology_project import (
+    container_of,
+    file_options,
+    is_file,
+    loaded,
+    named,
+    project_of,
+    there,
+)
+from netd.errors import Invalid
 
 if TYPE_CHECKING:
     from netd.api import netd_pb2 as pb
-    from netd.topology.plan import Existing
     from netd.topology.project import Project
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group()
@@ -32,51 +38,8 @@ def topology() -> None:
     """
 
 
-def file_options(command: Command) -> Command:
-    """What decides how a file is read."""
-    for option in (
-        click.option(
-            "--project", "-p", default="", metavar="NAME", help="Name of the project.  [else the file's]"
-        ),
-        click.option(
-            "--image",
-            multiple=True,
-            metavar="IMAGE=DIR|host",
-            help="The root file system in place of an image; '*' for all others.",
-        ),
-        click.option("--profile", multiple=True, metavar="NAME", help="Also services of this profile."),
-        click.option("--lenient", is_flag=True, help="Warn of keys that netd does not implement."),
-    ):
-        command = option(command)
-    return command
-
-
-def loaded(file: str, project: str, image: Sequence[str], profile: Sequence[str], lenient: bool) -> Project:
-    """The project that `file` describes; warnings go to standard error."""
-    from netd.topology.project import load
-
-    images = {
-        name: where if where == "host" else str(Path(where).absolute()) for name, where in _images(image)
-    }
-    found = load(Path(file), project=project, images=images, profiles=profile, lenient=lenient)
-    for warning in found.warnings:
-        complain(f"warning: {warning}")
-    return found
-
-
-def _images(texts: Sequence[str]) -> list[tuple[str, str]]:
-    return list(pairs("--image", texts).items())
-
-
-def named(topology: str, project: str, **options: Any) -> str:
-    """The project that TOPOLOGY stands for: the file's, or one of that name."""
-    if project:
-        return project
-    return loaded(topology, "", **options).name if _is_file(topology) else topology
-
-
-def _is_file(topology: str) -> bool:
-    return "/" in topology or topology.endswith((".yaml", ".yml")) or Path(topology).is_file()
+for command in (topology_wires.netem, topology_wires.link, topology_wires.capture, topology_wires.trace):
+    topology.add_command(command)
 
 
 def _tell(step: str) -> None:
@@ -96,8 +59,8 @@ def up(file: str, dry_run: bool, no_wait: bool, quiet: bool, **options: Any) -> 
     What the file leaves as it was is not touched. If something cannot be started, what this command made
     is removed again.
     """
-    project = loaded(file, **options)
     client = connected()
+    project = loaded(file, **options, state_dir=client.version().state_dir)
     from netd.topology.plan import plan
     from netd.topology.up import carry_out, look
 
@@ -122,12 +85,15 @@ def up(file: str, dry_run: bool, no_wait: bool, quiet: bool, **options: Any) -> 
 @socket_option
 def down(topology: str, volumes: bool, quiet: bool, **options: Any) -> None:
     """Remove the containers and networks of TOPOLOGY."""
-    if volumes and not _is_file(topology):
+    if volumes and not is_file(topology):
         raise click.UsageError(f"--volumes needs the file: {topology!r} does not say which volumes it has")
-    project = loaded(topology, **options) if _is_file(topology) else named(topology, options["project"])
+    client = connected()
+    project: str | Project = options["project"] or topology
+    if is_file(topology):
+        project = loaded(topology, **options, state_dir=client.version().state_dir)
     from netd.topology.up import down as take_down
 
-    take_down(connected(), project, volumes=volumes, tell=(lambda step: None) if quiet else _tell)
+    take_down(client, project, volumes=volumes, tell=(lambda step: None) if quiet else _tell)
 
 
 @topology.command(short_help="List topologies, or the containers of one.")
@@ -140,7 +106,7 @@ def ps(topology: str | None, as_json: bool, **options: Any) -> None:
     if topology is None:
         _list_projects(as_json)
         return
-    found = _there(named(topology, **options))
+    found = there(named(topology, **options))
     from netd.cli.containers import status
     from netd.topology.services import SERVICE_LABEL
 
@@ -185,35 +151,6 @@ def _list_projects(as_json: bool) -> None:
         print_table(("PROJECT", "CONTAINERS", "NETWORKS"), rows)
 
 
-def _there(project: str) -> Existing:
-    client = connected()
-    from netd.topology.up import look
-
-    found = look(client, project)
-    if not found.containers and not found.networks:
-        raise NotFound(f"no topology {project!r} is up; `netd topology ps` lists those that are")
-    return found
-
-
-def container_of(found: Existing, project: str, service: str) -> pb.Container:
-    """The container that SERVICE stands for: "web" (its first), "web-2", or the whole name."""
-    from netd.topology.services import NUMBER_LABEL, SERVICE_LABEL
-
-    def fits(each: pb.Container) -> bool:
-        name, number = each.labels.get(SERVICE_LABEL, ""), each.labels.get(NUMBER_LABEL, "")
-        return service in (each.name, f"{name}-{number}") or (service == name and number == "1")
-
-    for each in found.containers.values():
-        if fits(each):
-            return each
-    known: Mapping[str, None] = dict.fromkeys(
-        sorted(e.labels[SERVICE_LABEL] for e in found.containers.values())
-    )
-    raise NotFound(
-        f"topology {project!r} has no service {service!r}; there are: {', '.join(known) or 'none'}"
-    )
-
-
 @topology.command(
     "exec",
     short_help="Run a command in a service.",
@@ -228,8 +165,8 @@ def exec_(topology: str, service: str, command: Sequence[str]) -> int:
     import sys
 
     words = command[1:] if command[0] == "--" else command
-    project = _project_of(topology)
-    container = container_of(_there(project), project, service)
+    project = project_of(topology)
+    container = container_of(there(project), project, service)
     from netd.api import netd_pb2 as pb
     from netd.cli import attach
 
@@ -249,8 +186,8 @@ def logs(topology: str, services: Sequence[str], tail: int | None) -> None:
     """Print what the containers of TOPOLOGY have written, in the order of time, each line with its writer."""
     from netd.cli import terminal
 
-    project = _project_of(topology)
-    found = _there(project)
+    project = project_of(topology)
+    found = there(project)
     chosen = [container_of(found, project, each) for each in services] or list(found.containers.values())
     client = connected()
     lines = [
@@ -350,68 +287,6 @@ def graph(file: str, kind: str | None, output: str | None, offline: bool, **opti
         click.echo(draw(drawn), nl=False)
     else:
         Path(output).write_text(draw(drawn))
-
-
-@topology.command(short_help="Make a link lose packets.")
-@click.argument("topology")
-@click.argument("service")
-@click.argument("network")
-@click.option("--loss", metavar="P%", help="The share that is lost, each way.  [default: what the file says]")
-@socket_option
-def netem(topology: str, service: str, network: str, loss: str | None) -> None:
-    """Change what the link of SERVICE to NETWORK does to packets, while it is up.
-
-    NETWORK is its key in the file, or the interface. Without --loss the file's word counts again.
-    """
-    from netd.topology.links import share
-
-    _set_loss(topology, service, network, None if loss is None else share(loss, "--loss"))
-
-
-@topology.group(short_help="Cut and mend links.")
-@socket_option
-def link() -> None:
-    """Cut and mend links: every packet is lost, or only what the file says."""
-
-
-@link.command("down", short_help="Cut a link.")
-@click.argument("topology")
-@click.argument("service")
-@click.argument("network")
-@socket_option
-def link_down(topology: str, service: str, network: str) -> None:
-    """Let no packet pass between SERVICE and NETWORK, in either direction."""
-    _set_loss(topology, service, network, 100.0)
-
-
-@link.command("up", short_help="Mend a link.")
-@click.argument("topology")
-@click.argument("service")
-@click.argument("network")
-@socket_option
-def link_up(topology: str, service: str, network: str) -> None:
-    """Let packets pass again, as the file says."""
-    _set_loss(topology, service, network, None)
-
-
-def _set_loss(topology: str, service: str, network: str, percent: float | None) -> None:
-    """Let a link lose so many percent; None for what its file says."""
-    project = _project_of(topology)
-    container = container_of(_there(project), project, service)
-    from netd.topology.links import LOSS
-    from netd.topology.namespaces import lose
-
-    for each in container.endpoints:
-        if network in (each.network, each.network.removeprefix(f"{project}_"), each.ifname):
-            lose(container, each.ifname, float(each.options.get(LOSS, 0)) if percent is None else percent)
-            return
-    known = ", ".join(each.network.removeprefix(f"{project}_") for each in container.endpoints) or "none"
-    raise NotFound(f"container {container.name!r} is not in network {network!r}; it is in: {known}")
-
-
-def _project_of(topology: str) -> str:
-    """The name of a project whose file need not be understood in full."""
-    return named(topology, "", image=("*=host",), profile=("*",), lenient=True)
 
 
 @topology.command(short_help="Print the JSON schema of topology files.")

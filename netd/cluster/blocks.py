@@ -97,7 +97,7 @@ def _has_room(subnet: Subnet, block: IPNetwork) -> bool:
     withheld = {subnet.gateway, *subnet.reserved.values(), subnet.cidr.network_address}
     if subnet.family == 4:
         withheld.add(subnet.cidr.broadcast_address)
-    return block.num_addresses > sum(address in block for address in withheld)
+    return block.num_addresses > sum(address in block for address in withheld if address)
 
 
 def check_single(

@@ -50,7 +50,7 @@ def exhausted(config: Config, network: Network, view: View) -> dict[int, int]:
     if config.ipam.type != "host-local":
         return {}
     used = [int(address.ip) for e in view.endpoints_in(network.id) for address in e.addresses]
-    used += [int(subnet.gateway) for subnet in network.subnets]
+    used += [int(gateway) for family in network.families for gateway in network.gateways(family)]
     sizes: Counter[int] = Counter()
     held: Counter[int] = Counter()
     for each in config.ipam.all_ranges():

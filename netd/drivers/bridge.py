@@ -79,23 +79,16 @@ def network(net: Network) -> Iterator[KernelObject]:
     )
     yield from _host_sysctls(net, bridge)
     for subnet in net.subnets:
-        yield Address(bridge, ip_interface(f"{subnet.gateway}/{subnet.cidr.prefixlen}"))
+        if subnet.gateway:
+            yield Address(bridge, ip_interface(f"{subnet.gateway}/{subnet.cidr.prefixlen}"))
 
 
 def endpoint(
     net: Network, sandbox: Sandbox, endpoint: Endpoint, default_families: Collection[int]
 ) -> Iterator[KernelObject]:
     """What one endpoint needs: the pair, its place in the bridge, addresses and routes inside."""
-    host, inside, netns = names.host_ifname(endpoint), endpoint.ifname, sandbox.netns
-    yield Veth(
-        host,
-        alias=f"{names.ALIAS_PREFIX}{_label(sandbox)}@{net.name}",
-        altname=_altname(net, sandbox, endpoint),
-        mtu=net.mtu,
-        peer=inside,
-        peer_mac=endpoint.mac,
-        netns=netns,
-    )
+    host, netns = names.host_ifname(endpoint), sandbox.netns
+    yield pair(net, sandbox, endpoint)
     # Hairpin: with br_netfilter on, a container that reaches itself through the host's address is
     # translated while still on the bridge, and the frame goes back out of the port it came from.
     yield BridgePort(host, bridge=names.bridge_name(net), isolated=not net.icc, hairpin=net.icc)
@@ -105,6 +98,27 @@ def endpoint(
         alias=f"{names.ALIAS_PREFIX}limit of {_label(sandbox)}@{net.name}",
         altname=f"{_altname(net, sandbox, endpoint)[:-7]}.{names.digest(f'{endpoint.id}/ifb', 6)}",
     )
+    yield from within(net, sandbox, endpoint)
+    for family in sorted(default_families):
+        yield from _default_route(net, endpoint, family, netns)
+
+
+def pair(net: Network, sandbox: Sandbox, endpoint: Endpoint) -> Veth:
+    """The two ends of an endpoint: one on the host, one in the sandbox."""
+    return Veth(
+        names.host_ifname(endpoint),
+        alias=f"{names.ALIAS_PREFIX}{_label(sandbox)}@{net.name}",
+        altname=_altname(net, sandbox, endpoint),
+        mtu=net.mtu,
+        peer=endpoint.ifname,
+        peer_mac=endpoint.mac,
+        netns=sandbox.netns,
+    )
+
+
+def within(net: Network, sandbox: Sandbox, endpoint: Endpoint) -> Iterator[KernelObject]:
+    """What the sandbox's own end needs: how it behaves, its addresses, its routes but the default ones."""
+    inside, netns = endpoint.ifname, sandbox.netns
     settings = {item.path: item for item in _sandbox_sysctls(net, inside, netns)}
     yield from (settings | _chosen_sysctls(sandbox, inside)).values()
     for address in endpoint.addresses:
@@ -112,8 +126,6 @@ def endpoint(
     yield Up(inside, netns)
     for route in endpoint.routes:
         yield Route(route.destination, inside, route.via, netns)
-    for family in sorted(default_families):
-        yield from _default_route(net, endpoint, family, netns)
 
 
 def _label(sandbox: Sandbox) -> str:
@@ -130,7 +142,7 @@ def _default_route(net: Network, endpoint: Endpoint, family: int, netns: Netns) 
     """Through the gateway of the subnet that the endpoint's first address of the family lies in."""
     for address in endpoint.of_family(family)[:1]:
         for subnet in net.subnets:
-            if address.ip in subnet.cidr:
+            if address.ip in subnet.cidr and subnet.gateway:
                 yield Route(_EVERYTHING[family], endpoint.ifname, subnet.gateway, netns)
                 return
 

@@ -51,13 +51,18 @@ def check(options: Mapping[str, str]) -> None:
 def endpoint(net: Network, endpoint: Endpoint, alias: str, altname: str) -> Iterator[KernelObject]:
     """What the limits of `endpoint` need; nothing for none. `alias` and `altname` are for a device made."""
     host = names.host_ifname(endpoint)
-    if limit := _bucket(net, endpoint.options.get(TO, "")):
-        yield Shaper(host, *limit)
+    yield from towards(net, endpoint)
     if limit := _bucket(net, endpoint.options.get(FROM, "")):
         ifb = names.ifb_name(endpoint)
         yield Ifb(ifb, alias=alias, altname=altname, mtu=net.mtu)
         yield Shaper(ifb, *limit)
         yield Redirect(host, ifb)
+
+
+def towards(net: Network, endpoint: Endpoint) -> Iterator[Shaper]:
+    """The limit of what goes to the container alone."""
+    if limit := _bucket(net, endpoint.options.get(TO, "")):
+        yield Shaper(names.host_ifname(endpoint), *limit)
 
 
 def _bucket(net: Network, text: str) -> tuple[int, int] | None:

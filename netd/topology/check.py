@@ -21,6 +21,7 @@ from netd.api.client import Client
 from netd.errors import Invalid, NetdError, NotFound
 from netd.kernel import inner
 from netd.model import IPAddress
+from netd.names import SHARED
 from netd.topology import probe, values
 from netd.topology.compose import Check, Ping
 from netd.topology.probe import Answer, Target
@@ -182,6 +183,21 @@ class Reachability:
         containers = self._project.services[service].containers
         return self._containers.get(containers[0].name) if containers else None
 
+    def way(self, source: str, target: str, family: int = 0) -> tuple[pb.Container, IPAddress]:
+        """Whose network `source` is in, and the address that `target` has for it. Raises `NotFound`."""
+        asked = Question(
+            source=source,
+            name=target,
+            proto="icmp",
+            port=0,
+            expect="open",
+            within=SILENCE,
+            via=(),
+            ping=Ping(),
+            family=family,
+        )
+        return self._container(source), self._targets(asked)[0].address
+
     # --- one assertion ------------------------------------------------------------------------------
 
     def _judge(self, asked: Question) -> Outcome:
@@ -242,8 +258,10 @@ class Reachability:
             e.network for e in target.endpoints
         }:
             return self._addresses(target)
-        # "web-2" is how a person says it; the container's name is what the DNS knows.
-        name = asked.name if target is None or asked.name in self._project.services else target.name
+        # "web-2" is how a person says it; the container's name is what the DNS knows. Nor does it know
+        # a service that is a guest in another's network.
+        own = {key for key, each in self._project.services.items() if not each.file.network_mode}
+        name = asked.name if target is None or asked.name in own else target.name
         reply = self._client.dns_lookup(source.id, name, ("A", "AAAA"))
         records = [record for answer in reply.answers for record in answer.records]
         found = [each for record in records if (each := probe.address(record.data))]
@@ -252,9 +270,13 @@ class Reachability:
         return found
 
     def _container(self, ref: str) -> pb.Container:
+        """The container that runs as `ref`, or the one in whose network it does."""
         container = self._project.container(ref)
         if container.name not in self._containers:
             raise NotFound(f"container {container.name!r} does not run; `netd topology up` starts it")
+        for each in container.request.networks:
+            if each.network.startswith(SHARED):
+                return self._client.container(each.network.removeprefix(SHARED))
         return self._containers[container.name]
 
     def _addresses(self, container: pb.Container) -> list[IPAddress]:

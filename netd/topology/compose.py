@@ -234,10 +234,23 @@ class VolumeDefinition(_Keys, frozen=True):
     labels: Assignments = {}
 
 
-class Link(_Keys, frozen=True):
-    """A point-to-point veth pair without a bridge between two services: "r1:wan0" each."""
+class LinkEnd(_Keys, frozen=True):
+    """One end of a link in its long form; what it may say of its interface is as in a network."""
 
-    endpoints: list[str]
+    service: str
+    interface_name: str = ""
+    ipv4_address: str = ""
+    ipv6_address: str = ""
+    mac_address: str = ""
+    aliases: list[str] = []
+
+
+class Link(_Keys, frozen=True):
+    """A wire between two services, without a bridge: "r1:wan0" or a mapping each. Called "r1-r2" where it
+    has no `name`; the first addresses of its subnets are the ends' in their order."""
+
+    endpoints: list[str | LinkEnd]
+    name: str = ""
     subnet: str = ""
     subnet6: str = ""
     mtu: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from netd.topology.pairs import ENDS
 from netd.topology.picture import Box, Picture
 
 
@@ -20,17 +21,29 @@ def _mermaid(picture: Picture) -> Iterator[str]:
     yield "flowchart TB"
     if any(box.ports for box in picture.boxes):
         yield '    host(["host"])'
-    for n, bar in enumerate(picture.bars):
-        about = [bar.key, bar.about, "internal" if bar.internal else ""]
-        yield f"    n{n}[[{_mermaid_text(about)}]]"
-    numbers = {bar.key: n for n, bar in enumerate(picture.bars)}
+    numbers = {bar.key: n for n, bar in enumerate(picture.bars) if not bar.link}
+    for bar in picture.bars:
+        if bar.key in numbers:
+            about = [bar.key, bar.about, "internal" if bar.internal else ""]
+            yield f"    n{numbers[bar.key]}[[{_mermaid_text(about)}]]"
     for n, box in enumerate(picture.boxes):
         yield f"    c{n}[{_mermaid_text([box.name, box.about, box.note])}]"
-        for wire in box.wires:
+        for wire in (wire for wire in box.wires if wire.network in numbers):
             label = f"|{_mermaid_text(wire.lines)}|" if wire.lines else ""
             yield f"    n{numbers[wire.network]} ---{label} c{n}"
         if box.ports:
             yield f"    host ==>|{_mermaid_text(box.ports)}| c{n}"
+    for one, other, lines in _links(picture):
+        yield f"    c{one} ---|{_mermaid_text(lines)}| c{other}"
+
+
+def _links(picture: Picture) -> Iterator[tuple[int, int, list[str]]]:
+    """Of every link between two containers: these, by number, and what is written at it."""
+    for bar in picture.bars:
+        ends = [(n, box, w) for n, box in enumerate(picture.boxes) for w in box.wires if w.network == bar.key]
+        if bar.link and len(ends) == ENDS:
+            about = [f"{box.name}: {' '.join(wire.lines)}" for _, box, wire in ends]
+            yield ends[0][0], ends[1][0], [bar.key, bar.about, *about]
 
 
 def _mermaid_text(lines: list[str] | tuple[str, ...]) -> str:
@@ -51,19 +64,22 @@ def _dot(picture: Picture) -> Iterator[str]:
     yield "    edge [fontname=Helvetica, fontsize=9];"
     if any(box.ports for box in picture.boxes):
         yield '    host [label="host", shape=oval];'
-    for n, bar in enumerate(picture.bars):
-        label = _dot_text([bar.key, bar.about, "internal" if bar.internal else ""])
-        colour = "mistyrose" if bar.internal else "lightblue"
-        yield f"    n{n} [label={label}, style=filled, fillcolor={colour}, shape=box];"
-    numbers = {bar.key: n for n, bar in enumerate(picture.bars)}
+    numbers = {bar.key: n for n, bar in enumerate(picture.bars) if not bar.link}
+    for bar in picture.bars:
+        if bar.key in numbers:
+            label = _dot_text([bar.key, bar.about, "internal" if bar.internal else ""])
+            colour = "mistyrose" if bar.internal else "lightblue"
+            yield f"    n{numbers[bar.key]} [label={label}, style=filled, fillcolor={colour}, shape=box];"
     for n, box in enumerate(picture.boxes):
         yield from _dot_box(n, box, numbers)
+    for one, other, lines in _links(picture):
+        yield f"    c{one} -- c{other} [label={_dot_text(lines)}];"
     yield "}"
 
 
 def _dot_box(n: int, box: Box, numbers: dict[str, int]) -> Iterator[str]:
     yield f"    c{n} [label={_dot_text([box.name, box.about, box.note])}];"
-    for wire in box.wires:
+    for wire in (wire for wire in box.wires if wire.network in numbers):
         yield f"    n{numbers[wire.network]} -- c{n} [label={_dot_text(wire.lines)}];"
     if box.ports:
         yield f"    host -- c{n} [label={_dot_text(box.ports)}, style=bold, dir=forward];"

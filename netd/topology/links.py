@@ -19,6 +19,8 @@ from netd.topology.values import unknown
 
 LOSS = "topology.loss"
 """Option of an endpoint, which the daemon only keeps: the percentage that `loss` asked for."""
+RATE = "topology.rate"
+"""Likewise: the bits a second that `rate` asked for, to go back to when they were changed meanwhile."""
 TO, FROM = "bandwidth.ingress", "bandwidth.egress"
 """Options of an endpoint that the daemon obeys; bits a second."""
 
@@ -47,10 +49,16 @@ def options(netem: Netem | None, path: str) -> dict[str, str]:
             )
     found = {}
     if netem.rate:
-        found[TO] = found[FROM] = str(rate(netem.rate, f"{path}.rate"))
+        found[RATE] = str(rate(netem.rate, f"{path}.rate"))
+        found |= limits(found[RATE])
     if netem.loss:
         found[LOSS] = f"{share(netem.loss, f'{path}.loss'):g}"
     return found
+
+
+def limits(bits: str) -> dict[str, str]:
+    """The options that limit both directions to so many bits a second; "" for no limit."""
+    return {TO: bits, FROM: bits}
 
 
 def rate(text: str, path: str) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from netd.api import netd_pb2 as pb
+from netd.model import LINK
+from netd.names import SHARED
 from netd.topology.links import LOSS, TO
 from netd.topology.project import Project
 from netd.topology.services import IDLE, Container
@@ -50,6 +52,7 @@ class Bar:
     key: str
     about: str
     internal: bool = False
+    link: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,12 @@ def picture(
     return Picture(
         title=project.name,
         bars=tuple(
-            Bar(key=key, about=_about(net.name, net.subnets, there), internal=net.internal)
+            Bar(
+                key=key,
+                about=_about(net.name, net.subnets, there),
+                internal=net.internal,
+                link=net.request is not None and net.request.driver == LINK,
+            )
             for key, net in project.networks.items()
         ),
         boxes=tuple(_box(each, running.get(each.name), keys, project) for each in project.containers),
@@ -99,8 +107,16 @@ def _box(
         about=about if len(about) <= COMMAND_WIDTH else about[: COMMAND_WIDTH - 1] + "…",
         ports=tuple(_ports(container, running)),
         wires=tuple(_wires(container, running, keys)),
-        note={"": "", "none": "no network", "host": "the host's network"}.get(special, ""),
+        note=_note(special, project),
     )
+
+
+def _note(special: str, project: Project) -> str:
+    if not special.startswith(SHARED):
+        return {"": "", "none": "no network", "host": "the host's network"}.get(special, "")
+    name = special.removeprefix(SHARED)
+    owner = next((each.service for each in project.containers if each.name == name), name)
+    return f"in the network of {owner}"
 
 
 def _ports(container: Container, running: pb.Container | None) -> Iterable[str]:

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 from netd.api import netd_pb2 as pb
 from netd.errors import NotFound
+from netd.names import SHARED
 from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL, ProjectNetwork
 from netd.topology.project import Project
-from netd.topology.services import LEVEL_LABEL, Container
+from netd.topology.services import LEVEL_LABEL, Container, is_special
 from netd.topology.values import Port
 
 Item = TypeVar("Item", pb.Network, pb.Container)
@@ -71,6 +72,7 @@ class Plan:
     remove_networks: tuple[str, ...] = ()
     create_networks: tuple[ProjectNetwork, ...] = ()
     connect: tuple[tuple[str, pb.Attachment], ...] = ()
+    adjust: tuple[tuple[str, str, Mapping[str, str]], ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
     start: Mapping[str, tuple[Start, ...]] = field(default_factory=dict)
 
@@ -85,6 +87,7 @@ class Plan:
         yield from (f"remove network {name}" for name in self.remove_networks)
         yield from (f"create network {each.name}" for each in self.create_networks)
         yield from (f"connect container {name} to {wanted.network}" for name, wanted in self.connect)
+        yield from (f"adjust container {name} in {network}" for name, network, _ in self.adjust)
         yield from (f"publish port {spec} of container {name}" for name, spec in self.publish)
         yield from (str(each) for starts in self.start.values() for each in starts)
 
@@ -106,10 +109,14 @@ def plan(project: Project, found: Existing) -> Plan:
     unwanted = found.networks.keys() - wanted.keys()
     containers = {each.name: each for each in project.containers}
     start: dict[str, list[Start]] = {}
+    fresh: set[str] = set()
+    """Networks of containers that are made anew: whoever shares one has to be, too."""
     changes = _Changes(gone=remade | unwanted)
     for container in project.containers:
         present = found.containers.get(container.name)
-        if present is None or not _usable(present, container, project):
+        guest = any(each.network in fresh for each in container.request.networks)
+        if present is None or guest or not _usable(present, container, project):
+            fresh.add(f"{SHARED}{container.name}")
             step = Start(container=container, replaces=present is not None)
             start.setdefault(container.service, []).append(step)
             if present is not None and present.state == "running":
@@ -126,6 +133,7 @@ def plan(project: Project, found: Existing) -> Plan:
             net for name, net in wanted.items() if name not in found.networks or name in remade
         ),
         connect=tuple(changes.connect),
+        adjust=tuple(changes.adjust),
         publish=tuple(changes.publish),
         start={key: tuple(steps) for key, steps in start.items()},
     )
@@ -153,6 +161,7 @@ class _Changes:
     disconnect: list[tuple[str, str]] = field(default_factory=list)
     unpublish: list[tuple[str, str]] = field(default_factory=list)
     connect: list[tuple[str, pb.Attachment]] = field(default_factory=list)
+    adjust: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     publish: list[tuple[str, str]] = field(default_factory=list)
 
     def leave(self, present: pb.Container) -> None:
@@ -166,11 +175,13 @@ class _Changes:
         name = present.name
         there = {endpoint.network: endpoint for endpoint in present.endpoints}
         wanted = {each.network: each for each in container.request.networks}
-        if not wanted.keys() & {"none", "host"}:
+        if not any(map(is_special, wanted)):
             for network, endpoint in there.items():
                 if network not in wanted or network in self.gone or not _fits(endpoint, wanted[network]):
                     self.disconnect.append((name, network))
                     there = {key: each for key, each in there.items() if key != network}
+                elif options := _changed(endpoint.options, wanted[network].options):
+                    self.adjust.append((name, network, options))
             self.connect += [(name, each) for key, each in wanted.items() if key not in there]
         missing, surplus = _ports(container.ports, present.ports)
         self.publish += [(name, port.spec) for port in missing]
@@ -186,8 +197,13 @@ def _fits(endpoint: pb.Endpoint, wanted: pb.Attachment) -> bool:
         and wanted.ifname in ("", endpoint.ifname)
         and wanted.gw_priority == endpoint.gw_priority
         and {*wanted.aliases} == {*endpoint.aliases}
-        and dict(wanted.options) == dict(endpoint.options)
     )
+
+
+def _changed(there: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """The options to be set, and those to be taken away as empty texts."""
+    gone = {key: "" for key in there if key not in wanted}
+    return gone | {key: text for key, text in wanted.items() if there.get(key) != text}
 
 
 def _ports(wanted: Iterable[Port], there: Iterable[pb.PublishedPort]) -> tuple[list[Port], list[str]]:

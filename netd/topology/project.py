@@ -27,6 +27,7 @@ from netd.topology.compose import (
 )
 from netd.topology.interpolate import interpolate
 from netd.topology.networks import ProjectNetwork, network
+from netd.topology.pairs import unfolded
 from netd.topology.services import (
     LEVEL_LABEL,
     Container,
@@ -159,7 +160,7 @@ def read(
     _check_title(title, name)
     try:
         return _project(
-            parsed,
+            unfolded(parsed),
             title,
             profiles,
             warnings,
@@ -207,9 +208,8 @@ def _unimplemented(file: File) -> Iterator[str]:
                 yield f"{path}.volumes[{n}].bind.create_host_path"
         if each.x_netd and each.x_netd.host:
             yield f"{path}.x-netd.host"
-    for what in ("links", "hosts", "capture"):
-        if getattr(file.x_netd, what):
-            yield f"x-netd.{what}"
+    if file.x_netd.hosts:
+        yield "x-netd.hosts"
 
 
 def _project(

@@ -17,9 +17,17 @@ import msgspec
 from netd import names
 from netd.api import netd_pb2 as pb
 from netd.errors import Invalid
-from netd.model import ROUTER
+from netd.model import LINK, ROUTER
 from netd.topology import links, values
-from netd.topology.compose import AttachmentFile, Dependency, Forward, Healthcheck, Netem, Service
+from netd.topology.compose import (
+    AttachmentFile,
+    Dependency,
+    Forward,
+    Healthcheck,
+    Netem,
+    Service,
+    ServiceExtra,
+)
 from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL, ProjectNetwork
 
 SERVICE_LABEL = "netd.topology.service"
@@ -109,10 +117,13 @@ def service(key: str, file: Service, around: Surroundings) -> ProjectService:
     if file.x_netd and file.x_netd.forward:
         links.passes(file.x_netd.forward, attachments_of(file), f"{path}.x-netd.forward")
     request = _request(file, around, path)
-    request.networks.extend(_attachments(key, file, around, path))
+    request.networks.extend(_mode(key, file, around, path) or _attachments(key, file, around, path))
     ports = values.ports(file.ports, f"{path}.ports")
     if ports and file.network_mode:
-        raise Invalid(f"{path}.ports: nothing can be published with network_mode {file.network_mode!r}")
+        raise Invalid(
+            f"{path}.ports: nothing can be published with network_mode {file.network_mode!r}; a service that "
+            "shares another's network is published by that one"
+        )
     if file.container_name and count > 1:
         raise Invalid(f"{path}.container_name: {file.container_name!r} cannot name {count} containers")
     forward = file.x_netd.forward if file.x_netd else None
@@ -165,9 +176,9 @@ def _container(
     digested = pb.RunRequest()
     digested.CopyFrom(base)
     digested.ClearField("networks")
-    # With or without a network at all cannot be changed later, and routes cannot; which networks can.
+    # With or without a network of its own cannot be changed later, and routes cannot; which networks can.
     for each in base.networks:
-        if each.network in names.NO_NETWORKS or each.routes:
+        if is_special(each.network) or each.routes:
             digested.networks.add(network=each.network, routes=each.routes)
     content = digested.SerializeToString(deterministic=True) + msgspec.json.encode(forward)
     digest = names.digest(content.hex(), 16)
@@ -252,16 +263,50 @@ def _volume(given: object, around: Surroundings, path: str) -> str:
     return f"{source}:{target}{':ro' if read_only else ''}"
 
 
+def _mode(key: str, file: Service, around: Surroundings, path: str) -> list[pb.Attachment]:
+    """What `network_mode` stands for; nothing where the service has networks of its own."""
+    mode, path = file.network_mode, f"{path}.network_mode"
+    if not mode:
+        return []
+    extra = file.x_netd or ServiceExtra()
+    for what, given in (
+        ("networks", file.networks),
+        ("mac_address", file.mac_address),
+        ("x-netd.routes", extra.routes),
+        ("x-netd.forward", extra.forward),
+    ):
+        if given:
+            raise Invalid(f"{path}: {mode!r} and {what} exclude each other")
+    kind, _, name = mode.partition(":")
+    if mode not in names.NO_NETWORKS and not (kind in ("service", "container") and name):
+        raise Invalid(
+            f"{path}: {mode!r} is not possible; use none, host, service:NAME, container:NAME, or networks"
+        )
+    if kind in ("service", "container"):
+        for what, asked in (
+            ("hostname", file.hostname),
+            ("dns", file.dns),
+            ("extra_hosts", file.extra_hosts),
+            ("expose", file.expose),
+        ):
+            if asked:
+                raise Invalid(f"{path}: {mode!r} and {what} exclude each other: it is the other's to say")
+    if kind == "service":
+        if name not in around.services:
+            raise values.unknown("service", name, around.services, path)
+        if name == key:
+            raise Invalid(f"{path}: {mode!r} is the service itself")
+        other = around.services[name]
+        mode = f"{names.SHARED}{other.container_name or f'{around.project}-{name}-1'}"
+    return [pb.Attachment(network=mode)]
+
+
+def is_special(network: str) -> bool:
+    """Whether an attachment is none: no network, the host's, or another container's."""
+    return network in names.NO_NETWORKS or network.startswith(names.SHARED)
+
+
 def _attachments(key: str, file: Service, around: Surroundings, path: str) -> list[pb.Attachment]:
-    if file.network_mode:
-        if file.networks:
-            raise Invalid(f"{path}.network_mode: {file.network_mode!r} and networks exclude each other")
-        if file.network_mode not in names.NO_NETWORKS:
-            raise Invalid(
-                f"{path}.network_mode: {file.network_mode!r} is not possible: netd's containers do not share "
-                "one namespace; use none, host, or networks"
-            )
-        return [pb.Attachment(network=file.network_mode)]
     wanted = attachments_of(file)
     made = []
     for name, entry in wanted.items():
@@ -290,7 +335,10 @@ def _link_options(
     file: Service, name: str, entry: AttachmentFile, around: Surroundings, path: str
 ) -> dict[str, str]:
     own = entry.x_netd.netem if entry.x_netd else None
+    request = around.networks[name].request
     found = links.options(own or around.impairments.get(name), f"{path}.x-netd.netem")
+    if request is not None and request.driver == LINK:
+        found.pop(links.FROM, None)  # the other end's TO
     if routes_for_others(file):
         found[ROUTER] = "yes"
     return found
@@ -357,9 +405,12 @@ def attachments_of(file: Service) -> dict[str, AttachmentFile]:
 
 
 def _dependencies(file: Service) -> dict[str, Dependency]:
-    if isinstance(file.depends_on, list):
-        return dict.fromkeys(file.depends_on, Dependency())
-    return dict(file.depends_on)
+    named = file.depends_on
+    found = dict.fromkeys(named, Dependency()) if isinstance(named, list) else dict(named)
+    kind, _, owner = file.network_mode.partition(":")
+    if kind == "service":  # whose network is shared must be there
+        found.setdefault(owner, Dependency())
+    return found
 
 
 def _health(file: Healthcheck | None, path: str) -> Health | None:

@@ -213,15 +213,16 @@ class Drawing:
 
     def _bar(self, bar: Bar) -> Iterator[str]:
         y, colour = self._bar_y[self._at[bar.key]], self._colour[bar.key]
-        fill, on = ("var(--paper)", "") if bar.internal else (colour, " on")
+        fill, on = ("var(--paper)", "") if bar.internal or bar.link else (colour, " on")
+        dashes = ' stroke-dasharray="7 5"' if bar.link else ""
         yield (
             f'<rect x="{MARGIN:.1f}" y="{y:.1f}" width="{self.width - 2 * MARGIN:.1f}" height="{BAR:.1f}" '
-            f'rx="6" fill="{fill}" stroke="{colour}" stroke-width="2"/>'
+            f'rx="6" fill="{fill}" stroke="{colour}" stroke-width="2"{dashes}/>'
         )
         yield _text(MARGIN + PAD, y + 20, bar.key, f"name{on}")
         yield _text(MARGIN + PAD + (len(bar.key) + 2) * (CHAR + 1), y + 20, bar.about, on.strip())
-        if bar.internal:
-            yield _text(self.width - MARGIN - PAD, y + 20, "internal", "faint", "end")
+        if kind := "internal" if bar.internal else "link" if bar.link else "":
+            yield _text(self.width - MARGIN - PAD, y + 20, kind, "faint", "end")
 
     def _box(self, box: Box, place: Place) -> Iterator[str]:
         x, y = self._x[place.column], self._box_y[place.first]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -162,6 +162,7 @@ class _Work:
         _all(planned.create_networks, lambda each: self._create(each.request))
         # One after another within a container: what is connected first gets the lower ethN.
         _all(_by_container(planned.connect), self._connect)
+        _all(planned.adjust, self._adjust)
         _all(planned.publish, self._publish)
         self._start_services()
 
@@ -205,6 +206,13 @@ class _Work:
             self._tell(f"connected container {name} to {wanted.network}")
         present = self._client.container(pairs[0][0])
         self._furnish(present, present.labels[SERVICE_LABEL], fresh=False)
+
+    def _adjust(self, change: tuple[str, str, Mapping[str, str]]) -> None:
+        name, network, options = change
+        self._client.update_endpoint(name, network, options)
+        present = self._client.container(name)
+        self._furnish(present, present.labels[SERVICE_LABEL], fresh=False)
+        self._tell(f"adjusted container {name} in {network}")
 
     def _unpublish(self, pair: tuple[str, str]) -> None:
         self._client.remove_port(*pair)

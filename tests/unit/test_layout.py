@@ -44,7 +44,17 @@ FLOORS: tuple[set[str], ...] = (
     {"addresses", "compile", "drivers", "etcfiles", "firewall", "ipam", "launch", "nicknames", "plan"}
     | {"cluster.ports", "ports", "requests", "ruleset", "subnets", "tunnels", "view", "wanted"},
     {"cluster", "kernel"},
-    {"changes", "engine", "forwarding", "news", "operations", "overlay", "publishing", "reconcile"}
+    {
+        "changes",
+        "engine",
+        "forwarding",
+        "news",
+        "operations",
+        "overlay",
+        "promises",
+        "publishing",
+        "reconcile",
+    }
     | {"announcements", "recovery"},
     {"cni", "cni_server", "container_files", "containers", "doctor", "packets", "registry", "tracing"},
     {"api.generated"},
@@ -59,6 +69,9 @@ SEALED = {"cluster": {"app"}, "kernel": {"app"}, "runtime": {"app"}, "store": {"
 PLANNING = FLOORS[3]
 """Values in, values out: these may import values, contracts and each other, and nothing that acts."""
 
+TOPOLOGY_COMMANDS = VALUES | {"api.client", "api.generated", "cli", "cli.topology_project"}
+TOPOLOGY_COMMANDS |= {"cli.topology_wires", "topology", "topology.check", "topology.namespaces"}
+
 CLIENTS: dict[str, set[str]] = {
     "api.client": VALUES | {"api.generated"},
     "topology": VALUES | {"api.client", "api.generated", "topology.namespaces"},
@@ -70,9 +83,9 @@ CLIENTS: dict[str, set[str]] = {
     "cli": VALUES | {"api.client", "api.generated", "capture"},
     "cli.daemon": VALUES | {"app", "cli"},
     "cli.doctor": VALUES | {"cli", "doctor", "kernel"},
-    "cli.topology": VALUES
-    | {"api.client", "api.generated", "cli", "topology", "topology.check"}
-    | {"topology.namespaces"},
+    "cli.topology": TOPOLOGY_COMMANDS,
+    "cli.topology_project": TOPOLOGY_COMMANDS,
+    "cli.topology_wires": TOPOLOGY_COMMANDS | {"capture"},
 }
 """What runs in other processes than the daemon, and the few rooms that it may import."""
 
@@ -83,7 +96,14 @@ ONLY_IN = {
     "pyseccomp": {"dns_filter", "runtime"},
     "sqlite3": {"store"},
     "grpc": {"api", "api.client", "api.generated", "cluster"},
-    "click": {"cli", "cli.daemon", "cli.doctor", "cli.topology"},
+    "click": {
+        "cli",
+        "cli.daemon",
+        "cli.doctor",
+        "cli.topology",
+        "cli.topology_project",
+        "cli.topology_wires",
+    },
     "rich": {"cli"},
     "scapy": {"testing"},
     "dnslib": {"dns_lookup"},

@@ -24,6 +24,7 @@ def test_rate_and_loss_become_options_of_the_endpoint() -> None:
     assert options(Netem(rate="1.5mbit", loss="0.5%"), "p") == {
         "bandwidth.ingress": "1500000",
         "bandwidth.egress": "1500000",
+        "topology.rate": "1500000",
         "topology.loss": "0.5",
     }
     assert options(None, "p") == options(Netem(), "p") == {}

@@ -56,6 +56,29 @@ def change(before: str, after: str) -> list[str]:
     return list(plan(new, existing("shop", networks_of(old), containers_of(old))).steps())
 
 
+def test_an_option_is_changed_in_place_and_a_guest_follows_whose_network_it_shares() -> None:
+    slow = SHOP.replace("back: }, ports", "back: {x-netd: {netem: {rate: 1mbit}}}}, ports")
+    assert change(SHOP, slow) == ["adjust container shop-web-1 in shop_back"]
+    [(_, _, options)] = plan(
+        project(SHOP), existing("shop", networks_of(project(SHOP)), with_options(project(SHOP), {"x": "1"}))
+    ).adjust[:1]
+    assert options == {"x": ""}
+    guest = SHOP.replace(
+        "  db: {networks: [back]}", "  db: {networks: [back]}\n  log: {network_mode: service:db}"
+    )
+    assert change(SHOP, guest) == ["start container shop-log-1"]
+    edited = guest.replace("db: {networks: [back]}", "db: {networks: [back], user: '7'}")
+    assert change(guest, edited) == ["replace container shop-db-1", "replace container shop-log-1"]
+
+
+def with_options(whole: Project, options: dict[str, str]) -> list[pb.Container]:
+    made = containers_of(whole)
+    for each in made:
+        for endpoint in each.endpoints:
+            endpoint.options.update(options)
+    return made
+
+
 def from_nothing(text: str, networks: Iterable[pb.Network] = ()) -> Plan:
     return plan(project(text), existing("shop", networks, ()))
 
