@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from netd.capture.points import Point
-from netd.capture.ring import ETH_P_MARKER, Frame, Ring
+from netd.capture.ring import BLOCKS, ETH_P_MARKER, Frame, Ring
 from netd.errors import Unavailable
 
 HOPS = 4
@@ -37,7 +37,10 @@ Sink = Callable[[Frame], None]
 class Recorder:
     """Hands every frame of every point to `sink`, on a thread of its own."""
 
-    def __init__(self, points: Iterable[Point], sink: Sink, filter: str = "") -> None:
+    def __init__(
+        self, points: Iterable[Point], sink: Sink, filter: str = "", *, blocks: int = BLOCKS
+    ) -> None:
+        """`blocks` of 256 kB are what each point can hold unread."""
         self._sink = sink
         self._mark = secrets.token_bytes(16)
         self._wake = threading.Condition()
@@ -50,7 +53,7 @@ class Recorder:
         waiting = list(points)
         try:
             while waiting:
-                self.rings.append(Ring(waiting[0], filter))
+                self.rings.append(Ring(waiting[0], filter, blocks))
                 waiting.pop(0)
         except BaseException:
             for point in waiting:

@@ -64,9 +64,10 @@ class Ring:
     `seen` counts the frames that were read, `taken` markers too.
     """
 
-    def __init__(self, point: Point, filter: str = "") -> None:
+    def __init__(self, point: Point, filter: str = "", blocks: int = BLOCKS) -> None:
         """`filter` is of tcpdump's syntax. Raises `Invalid` if it is wrong, `KernelError`."""
         self.point = point
+        self._blocks = blocks
         self.socket = point.ear
         self.dropped = 0
         self.heard = 0
@@ -87,9 +88,9 @@ class Ring:
 
     def _arm(self) -> None:
         self.socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
-        layout = struct.pack("=7I", BLOCK, BLOCKS, 2048, BLOCK // 2048 * BLOCKS, RETIRE, 0, 0)
+        layout = struct.pack("=7I", BLOCK, self._blocks, 2048, BLOCK // 2048 * self._blocks, RETIRE, 0, 0)
         self.socket.setsockopt(SOL_PACKET, PACKET_RX_RING, layout)
-        self._memory = mmap.mmap(self.socket.fileno(), BLOCK * BLOCKS)
+        self._memory = mmap.mmap(self.socket.fileno(), BLOCK * self._blocks)
         self.socket.bind((self.point.ifname, ETH_P_ALL))
         self.mac: bytes = self.socket.getsockname()[4]
         if self.point.name.startswith(("network:", "host:")):
@@ -121,7 +122,7 @@ class Ring:
                 yield self._frame(at)
                 at += following
             _STATUS.pack_into(self._memory, start + 8, TP_STATUS_KERNEL)
-            self._next = (self._next + 1) % BLOCKS
+            self._next = (self._next + 1) % self._blocks
 
     def _frame(self, at: int) -> tuple[Frame, int]:
         _, seconds, nanoseconds, taken, length, status, mac, _ = _HEADER.unpack_from(self._memory, at)

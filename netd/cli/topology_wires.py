@@ -100,7 +100,8 @@ def _lose(ends: Sequence[End], percent: float | None) -> None:
     from netd.topology.namespaces import lose
 
     container, endpoint = ends[0]
-    lose(container, endpoint.ifname, float(endpoint.options.get(LOSS, 0)) if percent is None else percent)
+    share = float(endpoint.options.get(LOSS, 0)) if percent is None else percent
+    lose(str(connected().path), container, endpoint.ifname, share)
 
 
 def _limit(container: pb.Container, endpoint: pb.Endpoint, bits: str) -> None:

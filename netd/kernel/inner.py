@@ -1,35 +1,38 @@
-"""What a topology does inside a container's namespace, where the daemon itself does nothing.
+"""What clients do inside a namespace, where the daemon itself does nothing.
 
-For clients, which wait: each call enters the namespace on a thread of its own. Nothing of it outlives
-the namespace, so nothing has to be taken away when a container ends.
+Topologies and tests are such clients, and may wait: each call enters the namespace on a thread of its
+own. Its way in is a socket that the daemon opened there (`netd.packets`), which leads to the right place
+wherever the client is. Nothing outlives the namespace, so nothing has to be taken away when a container
+ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from socket import socket
 from typing import TypeVar
 
 import nftables
 
 from netd.errors import KernelError
 from netd.kernel import netns, sysctl
-from netd.kernel.libnft import errno_of, one_line
-from netd.objects import Sysctl
+from netd.kernel.libnft import FAMILIES, elements_of, errno_of, one_line
+from netd.objects import Element, Sysctl
 
 T = TypeVar("T")
 
 
-def inside(path: str, label: str, work: Callable[[], T]) -> T:
-    """What `work()` gives on a thread inside the namespace at `path`. Raises `NotFound` or `Invalid`."""
+def inside(door: socket, label: str, work: Callable[[], T]) -> T:
+    """What `work()` gives on a thread inside the namespace that `door` belongs to. Raises `KernelError`."""
 
     def body() -> T:
-        netns.enter(netns.identify(path, label))
+        netns.enter_with(door.fileno(), label)
         return work()
 
     return netns.blocking(body, f"in {label}"[:15])
 
 
-def load_rules(path: str, label: str, text: str) -> None:
+def load_rules(door: socket, label: str, text: str) -> None:
     """Load nft commands as one transaction. Raises `KernelError` with libnftables' own words."""
 
     def work() -> None:
@@ -37,14 +40,31 @@ def load_rules(path: str, label: str, text: str) -> None:
         if code:
             raise KernelError(errno_of(problem), f"rules of {label}", one_line(problem))
 
-    inside(path, label, work)
+    inside(door, label, work)
 
 
-def write_sysctls(path: str, label: str, sysctls: Iterable[Sysctl]) -> None:
+def elements(door: socket, label: str) -> frozenset[Element]:
+    """The elements in netd's own tables. Raises `KernelError`."""
+
+    def work() -> frozenset[Element]:
+        listing = nftables.Nftables()
+        listing.set_json_output(True)
+        found: set[Element] = set()
+        for family in FAMILIES:
+            code, listed, problem = listing.cmd(f"list table {family} netd")
+            if code:
+                raise KernelError(errno_of(problem), f"list the rules of {label}", one_line(problem))
+            found.update(elements_of(listed))
+        return frozenset(found)
+
+    return inside(door, label, work)
+
+
+def write_sysctls(door: socket, label: str, sysctls: Iterable[Sysctl]) -> None:
     """Set sysctls of the namespace. Raises `KernelError`."""
 
     def work() -> None:
         for each in sysctls:
             sysctl.write(each)
 
-    inside(path, label, work)
+    inside(door, label, work)

@@ -33,6 +33,7 @@ from netd.objects import Sysctl
 
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
+SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h
 MS_BIND, MNT_DETACH, UMOUNT_NOFOLLOW = 0x1000, 0x2, 0x8  # include/linux/mount.h
 OWN = "/proc/thread-self/ns/net"
 """The calling thread's namespace; /proc/self would be that of the process's first thread."""
@@ -153,6 +154,22 @@ def enter(netns: Netns) -> None:
     descriptor = open_checked(netns)
     try:
         _check(_libc.setns(descriptor, CLONE_NEWNET), f"enter network namespace {netns.label!r}")
+    finally:
+        os.close(descriptor)
+
+
+def enter_with(door: int, label: str) -> None:
+    """Move the calling thread into the namespace that the socket `door` belongs to; see `enter`.
+
+    Needs no path, so it also works from another mount namespace than the daemon's (SIOCGSKNS, Linux 4.10).
+    Raises `KernelError`.
+    """
+    try:
+        descriptor = ioctl(door, SIOCGSKNS)
+    except OSError as error:
+        raise KernelError(error.errno or 0, f"find the network namespace of {label!r}") from error
+    try:
+        _check(_libc.setns(descriptor, CLONE_NEWNET), f"enter network namespace {label!r}")
     finally:
         os.close(descriptor)
 

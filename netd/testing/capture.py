@@ -8,6 +8,7 @@ that lost nothing; else the assertion fails as `Inconclusive`.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +19,7 @@ from scapy.packet import Packet
 from netd.capture.pcapng import Writer
 from netd.capture.points import Point
 from netd.capture.recorder import Recorder
-from netd.capture.ring import Frame
+from netd.capture.ring import BLOCKS, Frame
 from netd.testing import dissect, golden
 
 SHOWN = 20
@@ -42,15 +43,24 @@ def seconds(time: float | str) -> float:
 class Capture:
     """The frames of some points, in the order of the kernel's time stamps."""
 
-    def __init__(self, points: Sequence[Point], names: Mapping[str, str], filter: str = "") -> None:
-        """`names` maps the daemon's names of points to those that the test uses."""
+    def __init__(
+        self,
+        points: Sequence[Point],
+        names: Mapping[str, str],
+        filter: str = "",
+        *,
+        blocks: int = BLOCKS,
+        latest: int | None = None,
+    ) -> None:
+        """`names` maps the daemon's names of points to those that the test uses. `blocks` is the room of the
+        recorder, and `latest` how many frames are kept, if not all."""
         self._names = names
-        self._frames: list[Frame] = []
+        self._frames: deque[Frame] = deque(maxlen=latest)
         self.points = [names.get(point.name, point.name) for point in points]
         self.lost: dict[str, int] = {}
         self.golden_in = Path("golden")
         self.update_golden = False
-        self._recorder: Recorder | None = Recorder(points, self._take, filter)
+        self._recorder: Recorder | None = Recorder(points, self._take, filter, blocks=blocks)
 
     def _take(self, frame: Frame) -> None:
         name = self._names.get(frame.point, frame.point)

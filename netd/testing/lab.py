@@ -7,8 +7,9 @@ sockets that the daemon opened inside the container's namespace (`netd.packets`)
 from __future__ import annotations
 
 import queue
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
@@ -25,6 +26,7 @@ from netd.capture import points
 from netd.capture.recorder import Recorder
 from netd.capture.ring import Frame
 from netd.errors import Invalid, Unsupported
+from netd.kernel import inner
 from netd.testing import dissect
 from netd.testing.capture import Capture
 from netd.testing.processes import TIMEOUT, Completed, Process
@@ -33,6 +35,12 @@ from netd.topology import Project, links
 from netd.topology.namespaces import lose
 
 Destination = IPv4Address | IPv6Address
+
+RECORDER_BLOCKS = 8
+"""Room of each point of a recorder that runs beside a whole test: 2 MB."""
+
+RECORDER_FRAMES = 100_000
+"""How many of the latest frames it keeps."""
 
 
 class Node:
@@ -68,11 +76,13 @@ class Node:
         return list(self.lab.client.container(self.name).endpoints)
 
     def ready(self, packet: Packet) -> Packet:
-        """A copy of the packet with the sender's addresses, where it names none.
+        """A copy of the packet with the sender's addresses and an identification, where it names none.
 
         Raises ValueError for a frame to a destination whose MAC is neither given nor known in the lab.
         """
         packet = packet.copy()
+        if IP in packet and "id" not in packet[IP].fields:
+            packet[IP].id = secrets.randbelow(65535) + 1  # scapy's is always 1, and nobody could be followed
         for kind, version in ((IP, 4), (IPv6, 6)):
             if kind in packet and "src" not in packet[kind].fields and "dst" in packet[kind].fields:
                 endpoint = self._towards(ip_address(str(packet[kind].dst).split("%")[0]))
@@ -169,6 +179,8 @@ class Lab:
         self.packet_socket = points.beside(Path(client.path))
         self.processes: list[Process] = []
         self.captures: list[Capture] = []
+        self.traces: list[Trace] = []
+        self.recorder: Capture | None = None
         self.golden_in = Path("golden")
         self.update_golden = False
 
@@ -241,7 +253,7 @@ class Lab:
         without any, all interfaces of all containers. `filter` is of tcpdump's syntax.
         """
         wanted = []
-        for target in targets or [f"{each.service}-{each.number}:*" for each in self.project.containers]:
+        for target in targets:
             owner, _, rest = target.partition(":")
             if owner == "network":
                 wanted.append(f"network:{self.network(rest)}")
@@ -249,12 +261,50 @@ class Lab:
                 wanted.append(target)
             else:
                 wanted.append(f"{self[owner].name}:{rest or '*'}")
-        found = points.listening(self.packet_socket, wanted)
-        names = {point.name: self.short(point.name) for point in found}
-        capture = Capture(found, names, filter)
-        capture.golden_in, capture.update_golden = self.golden_in, self.update_golden
+        capture = self._capture(wanted or self._interfaces(), filter)
         self.captures.append(capture)
         return capture
+
+    def record(self) -> None:
+        """Record at every point there is, until `close`, for the report of a failure."""
+        bridges = [f"network:{each.name}" for each in self._networks().values()]
+        self.recorder = self._capture(
+            [*self._interfaces(), *bridges], blocks=RECORDER_BLOCKS, latest=RECORDER_FRAMES
+        )
+
+    def _capture(self, wanted: Sequence[str], filter: str = "", **room: int) -> Capture:
+        found = points.listening(self.packet_socket, wanted)
+        names = {point.name: self.short(point.name) for point in found}
+        capture = Capture(found, names, filter, **room)
+        capture.golden_in, capture.update_golden = self.golden_in, self.update_golden
+        return capture
+
+    def _interfaces(self) -> list[str]:
+        """All interfaces of all containers that run and have any."""
+        return [
+            f"{each.name}:*" for each in self.project.containers if self.client.container(each.name).endpoints
+        ]
+
+    def _networks(self) -> dict[str, pb.Network]:
+        """Those of the file that exist: not the default one, if nobody is in it."""
+        present = {each.name: each for each in self.client.networks()}
+        wanted = self.project.networks.items()
+        return {key: present[each.name] for key, each in wanted if each.name in present}
+
+    def elements(self) -> list[str]:
+        """The elements of netd's nft sets and maps on the daemon's host, one on a line. Needs root."""
+        (point,) = points.ask(self.packet_socket, "host", "ipv4")
+        with point.ear:
+            return sorted(map(str, inner.elements(point.ear, "host")))
+
+    def host_interfaces(self) -> dict[str, str]:
+        """What the interfaces on the host's side are, in the test's words: "ve-3f9a1c" is "web:eth0"."""
+        found = {
+            endpoint.host_ifname: self.short(f"{each.name}:{endpoint.ifname}")
+            for each in self.project.containers
+            for endpoint in self.client.container(each.name).endpoints
+        }
+        return found | {each.bridge: f"network:{key}" for key, each in self._networks().items()}
 
     def trace(self, packet: Packet, src: str) -> Trace:
         """Send `packet` from a container, or from "host", and tell what the host's rules did to it.
@@ -265,7 +315,9 @@ class Lab:
             name, packet = src, packet.copy()
         else:
             name, packet = self[src].name, self[src].ready(packet)
-        return Trace(self.client.trace(name, bytes(packet)), self.short)
+        trace = Trace(self.client.trace(name, bytes(packet)), self.short)
+        self.traces.append(trace)
+        return trace
 
     # Changes --------------------------------------------------------------------------------------
 
@@ -288,8 +340,8 @@ class Lab:
     def netem(self, ref: str, network: str = "", *, loss: float | str = 0, **more: object) -> Iterator[None]:
         """Let the link of a container to a network lose packets, each way, while the block runs: "10%".
 
-        Afterwards the file's word counts again. Raises `Unsupported` for delay, jitter and the like, which
-        need the kernel's netem, and `NotFound` where the daemon runs in other namespaces than the test.
+        Afterwards the file's word counts again. Needs root. Raises `Unsupported` for delay, jitter and the
+        like, which need the kernel's netem.
         """
         if more:
             raise Unsupported(f"{', '.join(more)} would need the kernel's netem, which netd does not drive")
@@ -307,19 +359,22 @@ class Lab:
     def _lossy(self, ref: str, network: str, percent: float) -> Iterator[None]:
         endpoint, _ = self._endpoint(ref, network, 0)
         container = self.client.container(self[ref].name)
-        lose(container, endpoint.ifname, percent)
+        api = str(self.client.path)
+        lose(api, container, endpoint.ifname, percent)
         try:
             yield
         finally:
-            lose(container, endpoint.ifname, float(endpoint.options.get(links.LOSS, 0)))
+            lose(api, container, endpoint.ifname, float(endpoint.options.get(links.LOSS, 0)))
 
     def close(self) -> None:
         """End what tests have left running."""
-        for capture in self.captures:
+        for capture in (*self.captures, *filter(None, [self.recorder])):
             capture.close()
         for process in self.processes:
             process.kill()
         self.captures.clear()
+        self.traces.clear()
+        self.recorder = None
         self.processes.clear()
 
 

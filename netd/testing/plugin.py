@@ -3,8 +3,8 @@
 It is loaded into every pytest run of an environment that has netd, so it imports nothing but pytest
 until a test asks for a lab.
 
-A lab is one topology under a project name of its own, so several runs and the workers of
-pytest-xdist share a daemon without meeting.
+A lab is one topology under a project name of its own, so several runs share a daemon without meeting.
+Where no daemon is named, each run, and each worker of pytest-xdist, starts its own (`private`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import secrets
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from netd.api.client import Client
     from netd.testing.lab import Lab
 
-DEFAULT_SOCKET = "/run/netd/netd.sock"
 REUSE = ("function", "module")
 
 
@@ -31,9 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--netd-socket",
         metavar="PATH",
-        help=f"where the daemon listens (else NETD_SOCKET, else {DEFAULT_SOCKET})",
+        help="a running daemon (else NETD_SOCKET); without, each worker starts one of its own",
     )
-
     group.addoption(
         "--update-golden", action="store_true", help="write the golden captures instead of comparing them"
     )
@@ -58,23 +57,21 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def socket_of(config: pytest.Config) -> str:
-    """Where the daemon listens."""
-    return str(config.getoption("--netd-socket") or os.environ.get("NETD_SOCKET") or DEFAULT_SOCKET)
-
-
 @pytest.fixture(scope="session")
 def netd_client(request: pytest.FixtureRequest) -> Iterator[Client]:
-    """The daemon's API. Without a daemon the test fails and says how to reach one."""
+    """The API of the daemon that was named, else of one that lives as long as the session."""
     from netd.api.client import connect
-    from netd.errors import Unreachable
+    from netd.errors import NetdError
+    from netd.testing.private import PrivateDaemon
 
-    try:
-        client = connect(socket_of(request.config))
-    except Unreachable as error:
-        pytest.fail(f"{error} (for pytest: --netd-socket or NETD_SOCKET)", pytrace=False)
-    yield client
-    client.close()
+    with ExitStack() as stack:
+        try:
+            named = request.config.getoption("--netd-socket") or os.environ.get("NETD_SOCKET")
+            client = connect(named or str(stack.enter_context(PrivateDaemon()).socket))
+        except NetdError as error:
+            pytest.fail(f"{error} (--netd-socket or NETD_SOCKET name another daemon)", pytrace=False)
+        stack.callback(client.close)
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +108,8 @@ def lab(
 
 
 def _for_test(lab: Lab, request: pytest.FixtureRequest) -> Lab:
+    if request.config.getoption("--netd-pcap") == "on-failure":
+        lab.record()
     lab.golden_in = request.path.parent / "golden"
     lab.update_golden = bool(request.config.getoption("--update-golden"))
     return lab

@@ -24,6 +24,7 @@ from netd.model import IPAddress
 from netd.names import SHARED
 from netd.topology import probe, values
 from netd.topology.compose import Check, Ping
+from netd.topology.namespaces import door
 from netd.topology.probe import Answer, Target
 from netd.topology.project import Project
 
@@ -297,8 +298,8 @@ class Reachability:
         container = self._container(source)
         if not container.netns:
             return work()
-
-        return inner.inside(container.netns, container.name, work)
+        with door(str(self._client.path), container.name) as way:
+            return inner.inside(way, container.name, work)
 
 
 def _together(answers: Iterable[Answer]) -> str:

@@ -5,10 +5,13 @@ A container that forwards does so only once its filter stands: until then its sy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from socket import socket
 
 from netd.api import netd_pb2 as pb
-from netd.errors import NotFound
+from netd.capture import points
 from netd.kernel import inner
 from netd.kernel.sysctl import has_ipv6
 from netd.objects import Sysctl
@@ -22,31 +25,40 @@ FORWARDING = (
 
 
 def furnish(
-    container: pb.Container, forward: Forward | None, networks: Mapping[str, str], *, fresh: bool
+    api: str, container: pb.Container, forward: Forward | None, networks: Mapping[str, str], *, fresh: bool
 ) -> None:
     """Make a container that has just started (`fresh`), or joined a network, what its file says beside that.
 
-    `networks` gives the key of each network by its name. Repeatable. Raises `KernelError`.
+    `api` is the daemon's socket; `networks` gives the key of each network by its name. Repeatable. Raises
+    `KernelError`.
     """
     for each in container.endpoints:
         # A rule waits for the next interface of its name (since Linux 6.16), so what was there goes first.
         if LOSS in each.options or not fresh:
-            lose(container, each.ifname, float(each.options.get(LOSS, 0)))
+            lose(api, container, each.ifname, float(each.options.get(LOSS, 0)))
     if forward is None:
         return
     interfaces = {
         networks[each.network]: each.ifname for each in container.endpoints if each.network in networks
     }
-    inner.load_rules(container.netns, container.name, router_rules(forward, interfaces))
     switches = FORWARDING if has_ipv6() else FORWARDING[:1]
-    inner.write_sysctls(container.netns, container.name, switches)
+    with door(api, container.name) as way:
+        inner.load_rules(way, container.name, router_rules(forward, interfaces))
+        inner.write_sysctls(way, container.name, switches)
 
 
-def lose(container: pb.Container, ifname: str, percent: float) -> None:
+def lose(api: str, container: pb.Container, ifname: str, percent: float) -> None:
     """Let an interface of a container lose so many percent of its packets, each way; 0 ends it.
 
-    Raises `NotFound` where the container does not run or has no network of its own.
+    Raises `Invalid` where the container does not run or has no network of its own, and `KernelError`.
     """
-    if not container.netns:
-        raise NotFound(f"container {container.name!r} has no network of its own that runs")
-    inner.load_rules(container.netns, container.name, loss_rules(ifname, percent))
+    with door(api, container.name) as way:
+        inner.load_rules(way, container.name, loss_rules(ifname, percent))
+
+
+@contextmanager
+def door(api: str, container: str) -> Iterator[socket]:
+    """A socket that the daemon opened in the namespace of a container: the way in for `netd.kernel.inner`."""
+    (point,) = points.ask(points.beside(Path(api)), container, "ipv4")
+    with point.ear:
+        yield point.ear

@@ -324,7 +324,7 @@ class _Work:
     def _furnish(self, container: pb.Container, service: str, *, fresh: bool) -> None:
         extra = self._project.services[service].file.x_netd
         keys = {net.name: key for key, net in self._project.networks.items()}
-        furnish(container, extra.forward if extra else None, keys, fresh=fresh)
+        furnish(str(self._client.path), container, extra.forward if extra else None, keys, fresh=fresh)
 
     def _until_healthy(self, name: str, service: ProjectService) -> None:
         assert service.health is not None

@@ -75,8 +75,8 @@ TOPOLOGY_COMMANDS |= {"cli.topology_wires", "topology", "topology.check", "topol
 CLIENTS: dict[str, set[str]] = {
     "api.client": VALUES | {"api.generated"},
     "topology": VALUES | {"api.client", "api.generated", "topology.namespaces"},
-    "topology.namespaces": VALUES | {"api.generated", "kernel", "topology"},
-    "topology.check": VALUES | {"api.client", "api.generated", "kernel", "topology"},
+    "topology.namespaces": VALUES | {"api.generated", "capture", "kernel", "topology"},
+    "topology.check": VALUES | {"api.client", "api.generated", "kernel", "topology", "topology.namespaces"},
     "capture": VALUES,
     "testing": VALUES
     | {"api.client", "api.generated", "capture", "kernel", "topology", "topology.namespaces"},
