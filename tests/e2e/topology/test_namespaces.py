@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.host import NETD, ROOT, Host
+from tests.e2e.host import NETD, ROOT, Host, eventually
 
 PAIR = """\
 name: pair
@@ -37,7 +37,7 @@ def test_a_link_is_cut_and_mended(host: Host, pair: Path) -> None:
     host.netd("topology", "link", "down", "pair", "a", "n")
     assert answered(host) == 0
     host.netd("topology", "link", "up", pair, "a", "n")
-    assert answered(host) == 5
+    eventually("all are answered again", lambda: answered(host) == 5)  # ARP asks but once a second
     assert "it is in: n" in host.refused("topology", "link", "down", "pair", "a", "lan")
 
 
@@ -57,7 +57,7 @@ def test_a_loss_in_the_file_is_there_from_the_start_and_an_edit_changes_it(host:
     assert answered(host) == 0
     pair.write_text(PAIR)
     host.netd("topology", "up", pair)
-    assert answered(host) == 5
+    eventually("all are answered", lambda: answered(host) == 5)  # ARP asks but once a second
     assert {each["name"]: each["id"] for each in host.json("ps")} == before
 
 
