@@ -50,6 +50,8 @@ class Owner(StrEnum):
 
 LINK = "link"
 """The driver whose networks are wires between two containers."""
+LINK_ENDS = 2
+"""How many endpoints a link has at most."""
 
 
 class Scope(StrEnum):

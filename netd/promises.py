@@ -14,9 +14,8 @@ from typing import Protocol
 from netd import requests
 from netd.addresses import Addresses, holder_of
 from netd.cluster.ports import Holdings
-from netd.drivers.link import ENDS
 from netd.errors import InUse, Unavailable
-from netd.model import LINK, Endpoint, Network, Sandbox, Want
+from netd.model import LINK, LINK_ENDS, Endpoint, Network, Sandbox, Want
 from netd.store.base import Attached, Write
 from netd.view import View
 
@@ -96,7 +95,7 @@ class Promises:
             return
         view = self._subject.view
         ends = {view.sandboxes[e.sandbox].name for e in view.endpoints_in(network.id)} | self.users(network)
-        if len(ends) >= ENDS:
+        if len(ends) >= LINK_ENDS:
             raise InUse(
                 f"link {network.name!r} has both its ends already, at {' and '.join(sorted(ends))}; "
                 "disconnect one, or make another link"

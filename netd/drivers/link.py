@@ -33,9 +33,6 @@ from netd.errors import Invalid
 from netd.model import Endpoint, GatewayMode, Network, Sandbox
 from netd.objects import KernelObject, Redirect, Sysctl
 
-ENDS = 2
-"""How many endpoints a link has at most."""
-
 
 def check(net: Network) -> None:
     """Raise `Invalid` for what a wire cannot have; the message names the option."""

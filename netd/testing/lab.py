@@ -32,6 +32,7 @@ from netd.testing.capture import Capture
 from netd.testing.processes import TIMEOUT, Completed, Process
 from netd.testing.trace import Trace
 from netd.topology import Project, links
+from netd.topology import points as places
 from netd.topology.namespaces import lose
 
 Destination = IPv4Address | IPv6Address
@@ -235,14 +236,7 @@ class Lab:
 
     def short(self, name: str) -> str:
         """What the test calls a point of the daemon's: "web:eth0" for "lab-web-1:eth0"."""
-        owner, colon, rest = name.partition(":")
-        for key, network in self.project.networks.items():
-            if name == f"network:{network.name}":
-                return f"network:{key}"
-        for each in self.project.containers:
-            if owner == each.name:
-                return (each.service if each.number == 1 else f"{each.service}-{each.number}") + colon + rest
-        return name
+        return places.short(self.project, name)
 
     # Packets --------------------------------------------------------------------------------------
 
@@ -250,18 +244,10 @@ class Lab:
         """Record packets from now on, until the `with` block ends; see `Capture`.
 
         A target is "web:eth0", "web:*" or "web" (all its interfaces), "network:front" or "host:eth0";
-        without any, all interfaces of all containers. `filter` is of tcpdump's syntax.
+        without any, all interfaces of all containers. `filter` is of tcpdump's syntax. Raises `Invalid`
+        for what the file does not have.
         """
-        wanted = []
-        for target in targets:
-            owner, _, rest = target.partition(":")
-            if owner == "network":
-                wanted.append(f"network:{self.network(rest)}")
-            elif owner == "host":
-                wanted.append(target)
-            else:
-                wanted.append(f"{self[owner].name}:{rest or '*'}")
-        capture = self._capture(wanted or self._interfaces(), filter)
+        capture = self._capture(places.targets(self.project, targets) or self._interfaces(), filter)
         self.captures.append(capture)
         return capture
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netd.topology.pairs import ENDS
+from netd.model import LINK_ENDS
 from netd.topology.picture import Box, Picture
 
 
@@ -41,7 +41,7 @@ def _links(picture: Picture) -> Iterator[tuple[int, int, list[str]]]:
     """Of every link between two containers: these, by number, and what is written at it."""
     for bar in picture.bars:
         ends = [(n, box, w) for n, box in enumerate(picture.boxes) for w in box.wires if w.network == bar.key]
-        if bar.link and len(ends) == ENDS:
+        if bar.link and len(ends) == LINK_ENDS:
             about = [f"{box.name}: {' '.join(wire.lines)}" for _, box, wire in ends]
             yield ends[0][0], ends[1][0], [bar.key, bar.about, *about]
 

@@ -14,7 +14,7 @@ from itertools import islice
 import msgspec
 
 from netd.errors import Invalid
-from netd.model import LINK
+from netd.model import LINK, LINK_ENDS
 from netd.topology import values
 from netd.topology.compose import (
     AttachmentExtra,
@@ -28,8 +28,6 @@ from netd.topology.compose import (
     NetworkFile,
     Service,
 )
-
-ENDS = 2
 
 
 def unfolded(file: File) -> File:
@@ -48,7 +46,7 @@ def unfolded(file: File) -> File:
 
 
 def _ends(link: Link, services: dict[str, Service], path: str) -> list[LinkEnd]:
-    if len(link.endpoints) != ENDS:
+    if len(link.endpoints) != LINK_ENDS:
         raise Invalid(f"{path}.endpoints: a link has two ends, not {len(link.endpoints)}")
     ends = []
     for m, given in enumerate(link.endpoints):
@@ -105,7 +103,7 @@ def _addresses(subnet: str, given: Sequence[str], path: str) -> list[str]:
     """Those given, and for the others the first of the subnet that are free."""
     if not subnet:
         return list(given)
-    first = [str(address) for address in islice(ip_network(subnet).hosts(), 2 * ENDS)]
+    first = [str(address) for address in islice(ip_network(subnet).hosts(), 2 * LINK_ENDS)]
     free = iter([address for address in first if address not in given])
     found = [address or next(free, "") for address in given]
     if "" in found:
