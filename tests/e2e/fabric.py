@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,7 +34,7 @@ from scapy.layers.vxlan import VXLAN
 
 from netd.model import Node as NodeRecord
 from netd.store import codec
-from tests.e2e.host import HERE, PYTHON, WIRE, Host, Lab, Node, eventually, eventually_equal, unified
+from tests.e2e.host import HERE, PYTHON, WIRE, Host, Lab, Node, end, eventually, eventually_equal, unified
 
 PROGRAM = HERE / "fabric_daemon.py"
 STRANGER = 99
@@ -233,3 +234,18 @@ def _is_expected(frame: Any, peers: set[str]) -> bool:
 def inner(frames: list[Any]) -> list[Any]:
     """The frames that tunnels carry."""
     return [frame[VXLAN].payload for frame in frames if VXLAN in frame]
+
+
+@contextmanager
+def heard_until(host: Host, container: str, mark: bytes, last: str) -> Iterator[list[str]]:
+    """What stands behind `mark` in the frames that a container hears, up to `last`, whose arrival the block
+    sees to. The container has wire.py."""
+    ear = host.spawn("netd", "exec", "-i", container, "--", PYTHON, "-IS", "/wire.py", "listen", "eth0", "30")
+    assert ear.stdout is not None
+    assert ear.stdout.readline() == "ready\n"
+    heard: list[str] = []
+    yield heard
+    while heard[-1:] != [last] and (line := ear.stdout.readline()):
+        if mark in (frame := bytes.fromhex(line)):
+            heard.append(frame.partition(mark)[2].decode().strip())
+    end(ear)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
 from tests.e2e.etcd import TTL, Cluster
-from tests.e2e.fabric import plug, underlay
+from tests.e2e.fabric import heard_until, plug, underlay
 from tests.e2e.host import HERE, PYTHON, WIRE, Host, Node, end, eventually
 from tests.e2e.test_cluster import running, speaks
 from tests.e2e.test_overlay import NETWORK, create, has_mtu, reached
@@ -135,20 +134,6 @@ def test_death_and_return_with_another_mac_and_another_address() -> None:
         eventually("b is reached", lambda: reached(one, "a", wanted, 1.0) == wanted)
 
 
-@contextmanager
-def hearing(host: Host, container: str) -> Iterator[list[str]]:
-    """Who sent the datagrams that a container hears, up to the one by `last`."""
-    ear = host.spawn("netd", "exec", "-i", container, "--", PYTHON, "-IS", "/wire.py", "listen", "eth0", "30")
-    assert ear.stdout is not None
-    assert ear.stdout.readline() == "ready\n"
-    heard: list[str] = []
-    yield heard
-    while heard[-1:] != ["last"] and (line := ear.stdout.readline()):
-        if b"sent by " in (frame := bytes.fromhex(line)):
-            heard.append(frame.partition(b"sent by ")[2].decode())
-    end(ear)
-
-
 def test_only_a_node_sends_for_its_own_containers() -> None:
     """Not even into a connection that there is: the last one is the node's own and shows nothing is wrong."""
     flags = ("--driver", "overlay", "--subnet", "10.5.0.0/24", "--opt", "encap=never")
@@ -166,7 +151,7 @@ def test_only_a_node_sends_for_its_own_containers() -> None:
             packet = Ether(src=mac(node), dst=near) / IP(src=b, dst=a) / UDP(sport=4000, dport=80)
             return bytes(packet / Raw(f"sent by {who}".encode())).hex()
 
-        with hearing(one, "a") as heard:
+        with heard_until(one, "a", b"sent by ", "last") as heard:
             two.output(PYTHON, "-IS", WIRE, "send", "under", frame(two, "first"))
             eventually("it is a connection", lambda: "sport=4000" in one.sh("conntrack -L 2>/dev/null"))
             cluster.stranger.output(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 
@@ -18,7 +17,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
-from tests.e2e.fabric import PORT, Fabric, inner, peers, strange, underlay
+from tests.e2e.fabric import PORT, Fabric, heard_until, inner, peers, strange, underlay
 from tests.e2e.host import PYTHON, WIRE, Host, end, eventually, eventually_equal
 
 NETWORK = ("--driver", "overlay", "--subnet", "10.5.0.0/24", "--subnet", "fd05::/64")
@@ -337,20 +336,6 @@ class Forgery:
         self.one.netd("exec", name, "--", PYTHON, "-IS", "-c", SEND, to, payload, str(PORT))
 
 
-@contextmanager
-def hearing(host: Host, container: str) -> Iterator[list[str]]:
-    """Who forged the frames that a container hears, up to the peer's, whose arrival the block sees to."""
-    ear = host.spawn("netd", "exec", "-i", container, "--", PYTHON, "-IS", "/wire.py", "listen", "eth0", "30")
-    assert ear.stdout is not None
-    assert ear.stdout.readline() == "ready\n"
-    heard: list[str] = []
-    yield heard
-    while heard[-1:] != ["a peer"] and (line := ear.stdout.readline()):
-        if b"forged by" in (frame := bytes.fromhex(line)):
-            heard.append(frame.partition(b"forged by ")[2].decode())
-    end(ear)
-
-
 def test_nobody_but_a_peer_puts_a_frame_into_another_hosts_network(fabric: Fabric) -> None:
     """The last one is a peer's, and shows that there is nothing wrong with the frame itself."""
     forgery = Forgery(fabric)
@@ -358,7 +343,7 @@ def test_nobody_but_a_peer_puts_a_frame_into_another_hosts_network(fabric: Fabri
     one.netd("network", "create", "plain", "--ipv6")
     one.serve("evil", "--network", "plain")
     far = underlay(2, fabric.family)
-    with hearing(two, "b") as heard:
+    with heard_until(two, "b", b"forged by", "a peer") as heard:
         for name in ("a", "evil"):
             forgery.from_container(name, far)
         for uid in ("0", "65534"):
@@ -381,7 +366,7 @@ def test_nobody_but_a_peer_puts_a_frame_into_their_own_hosts_network(fabric: Fab
     fabric.write_node("ghost", ghost)
     eventually("the ghost is a peer", lambda: ghost in peers(one))
     gateways = ("10.9.9.1", "10.5.0.1") if fabric.family == 4 else ("fd99::1", "fd05::1")
-    with hearing(one, "a") as heard:
+    with heard_until(one, "a", b"forged by", "a peer") as heard:
         for name in ("evil", "a"):
             for to in (underlay(1, fabric.family), *gateways):
                 forgery.from_container(name, to, to_first=True)

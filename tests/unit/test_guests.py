@@ -10,7 +10,7 @@ import pytest
 from netd.errors import InUse, Invalid, NotFound
 from netd.launch import Attachment
 from netd.model import NetworkRequest, Want
-from tests.unit.test_containers import FRONT, House, run
+from tests.unit.house import FRONT, House, run
 
 GUEST = (Attachment(network="container:web"),)
 
