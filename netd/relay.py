@@ -41,6 +41,8 @@ FOR_ONE = CONNECTIONS // 4
 """How many of them one port may have, so that a flood of one leaves room for the others."""
 PAUSE = 1.0
 """Seconds in which nothing is accepted after descriptors have run out."""
+DNS_PORT = 53
+"""What `netd.dns_process` listens on, on the gateways of all networks."""
 
 Targets = Mapping[int, IPAddress]
 """Where a port leads: the container's address by family; none for nowhere."""
@@ -146,12 +148,18 @@ class Relay:
         what = f"port {host}:{mapping.host_port}/{mapping.proto}"
         if error.errno == errno.EADDRINUSE:
             program = await self._holder(mapping.proto, address, mapping.host_port)
-            return AlreadyExists(f"{what} is in use by {program}; choose another port, or stop that program")
+            return AlreadyExists(f"{what} is in use by {program}; {_way_out(mapping.host_port)}")
         if error.errno == errno.EADDRNOTAVAIL:
             return Invalid(f"{what} cannot be published: {address} is not an address of this host")
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             return Exhausted(f"{what} cannot be published: {error.strerror}; publish fewer ports")
         return Unavailable(f"{what} cannot be published: {error.strerror}")
+
+
+def _way_out(port: int) -> str:
+    if port == DNS_PORT:
+        return "netd's own DNS has it on networks' gateways: name another address of the host, as IP:53:53"
+    return "choose another port, or stop that program"
 
 
 class _Port:

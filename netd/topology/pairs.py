@@ -15,7 +15,7 @@ import msgspec
 
 from netd.errors import Invalid
 from netd.model import LINK, LINK_ENDS
-from netd.topology import values
+from netd.topology import links, values
 from netd.topology.compose import (
     AttachmentExtra,
     AttachmentFile,
@@ -86,6 +86,7 @@ def _attachments(link: Link, ends: Sequence[LinkEnd], path: str) -> Iterator[Att
     ipv4 = _addresses(link.subnet, [end.ipv4_address for end in ends], f"{path}.subnet")
     ipv6 = _addresses(link.subnet6, [end.ipv6_address for end in ends], f"{path}.subnet6")
     netem = link.netem
+    links.options(netem, f"{path}.netem")  # what it refuses is named as the file has it
     for n, end in enumerate(ends):
         # What is lost is lost at the first end, whichever way it goes; or it would be lost twice.
         own = netem if n == 0 or netem is None else msgspec.structs.replace(netem, loss="")

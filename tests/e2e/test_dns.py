@@ -11,7 +11,7 @@ from typing import Any
 import dns.message
 import pytest
 
-from tests.e2e.host import PYTHON, ROUTER, Host, Lab, eventually, serving
+from tests.e2e.host import HOST, PYTHON, ROUTER, Host, Lab, eventually, serving
 
 HERE = Path(__file__).parent
 ORACLE = Path(dns.message.__file__).parent
@@ -386,3 +386,15 @@ def test_no_network_no_names(lab: Lab) -> None:
     with serving(lab) as host:
         host.netd("run", "-d", "--name", "alone", "--network", "none", "--", "sleep", "60")
         assert "on no network" in host.refused("dns", "lookup", "web", "--from", "alone")
+
+
+def test_a_container_that_publishes_port_53_keeps_nobody_from_names(town: Town) -> None:
+    complaint = town.host.refused("run", "-d", "--network", "front", "-p", "53:53/udp", "--", "sleep", "9")
+    assert "port *:53/udp is in use by" in complaint
+    assert "netd's own DNS" in complaint
+    ports = [word for address in (HOST[0], f"[{HOST[1]}]") for word in ("-p", f"{address}:53:53/udp")]
+    town.host.serve("server", "--network", "front", *ports, ports=("udp:53",))
+    for address in HOST:
+        assert town.host.lab.client.answer(f"udp,{address},53").startswith("server ")
+    assert town.told("web", "api.front") == [town.host.address("api", "front")]
+    town.host.netd("rm", "-f", "server")
