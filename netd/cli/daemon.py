@@ -5,12 +5,16 @@ Help lists this command too, so what takes long to import is imported when the d
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import click
 
 from netd import logs
+
+OFTEN = (700, 10, 10)
+"""Python's own thresholds for the collection of garbage, which a command raises: a daemon lives long."""
 
 
 @click.command()
@@ -50,4 +54,5 @@ def daemon(config: Path | None, **flags: str | bool | None) -> None:
 
     from netd.app import serve
 
+    gc.set_threshold(*OFTEN)
     asyncio.run(serve(settings))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,21 @@ def test_the_file_gives_what_the_flags_leave_out(tmp_path: Path) -> None:
 
 def test_every_flag_is_documented() -> None:
     assert all(getattr(option, "help", "") for option in daemon.params)
+
+
+def test_a_daemon_collects_garbage_as_often_as_any_program() -> None:
+    """Unlike a command, which lives too short for it."""
+    code = """
+import gc, sys
+from netd import app
+from netd.cli.main import main
+
+async def serve(settings):
+    print(gc.get_threshold() == before)
+
+before, app.serve = gc.get_threshold(), serve
+sys.argv[1:] = ["daemon"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "True", done.stderr
