@@ -122,22 +122,34 @@ def _family(address: IPAddress | IPInterface | IPNetwork) -> int:
 # Links --------------------------------------------------------------------------------------------
 
 
-def veth_create(name: str, mtu: int, group: int, peer: str, peer_mac: str, peer_ns: int) -> bytes:
+def veth_create(
+    name: str,
+    mtu: int,
+    group: int,
+    peer: str,
+    peer_mac: str,
+    peer_ns: int,
+    *,
+    indexes: tuple[int, int] = (0, 0),
+) -> bytes:
     """Make a pair whose peer appears in the namespace of descriptor `peer_ns` under its final name.
 
+    `indexes` are those of the two ends; 0 leaves them to the kernel, which listens to the second only with
+    the first (veth_newlink, drivers/net/veth.c).
     The host side comes up at once. The peer stays down: the kernel refuses IFF_UP for it here
     (ENOTCONN). Alias and altname are not looked at during creation and need further messages.
     """
+    own_index, peer_index = indexes
     end = (
-        IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0)
+        IFINFO.pack(AF_UNSPEC, 0, peer_index, 0, 0)
         + text(IFLA_IFNAME, peer)
         + attribute(IFLA_ADDRESS, packed_mac(peer_mac))
         + u32(IFLA_MTU, mtu)
         + u32(IFLA_NET_NS_FD, peer_ns)
     )
     info = text(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, end))
-    body = IFINFO.pack(AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + text(IFLA_IFNAME, name) + u32(IFLA_MTU, mtu)
-    body += u32(IFLA_GROUP, group) + attribute(IFLA_LINKINFO, info)
+    body = IFINFO.pack(AF_UNSPEC, 0, own_index, IFF_UP, IFF_UP) + text(IFLA_IFNAME, name)
+    body += u32(IFLA_MTU, mtu) + u32(IFLA_GROUP, group) + attribute(IFLA_LINKINFO, info)
     return message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 
 from netd.errors import AlreadyExists, Denied, Exhausted, Invalid, KernelError, NetdError
-from netd.kernel import dumps, fastnl, netns, proxies, shaping, sysctl, vxlan
+from netd.kernel import dumps, fastnl, netns, pairs, proxies, shaping, sysctl, vxlan
 from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
 from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
@@ -300,15 +300,7 @@ class Links:
             except Refused as error:
                 raise shaping.no_ifb(error) or error from error
             return
-        descriptor = netns.open_checked(wanted.netns)
-        try:
-            self._send(
-                fastnl.veth_create(
-                    wanted.name, wanted.mtu, BIRTH_GROUP, wanted.peer, wanted.peer_mac, descriptor
-                )
-            )
-        finally:
-            os.close(descriptor)
+        pairs.create(self._socket, self._send, wanted, BIRTH_GROUP)
 
     def _retitle(self, old: HostLink, new: HostLink) -> None:
         """Let the alias of a link of ours say what it stands for now; one that is not as it was stays."""

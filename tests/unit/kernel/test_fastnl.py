@@ -50,6 +50,11 @@ def test_veth_create() -> None:
         fastnl.NLM_F_ACK | CREATE,
     )
     assert fastnl.veth_create("ve-1", 1450, 5, "eth0", MAC, 7) == expected
+    numbered = fastnl.veth_create("ve-1", 1450, 5, "eth0", MAC, 7, indexes=(0x51, 0x52))
+    changed = [(at, new) for at, (old, new) in enumerate(zip(expected, numbered, strict=True)) if old != new]
+    assert [new for _, new in changed] == [0x51, 0x52]
+    header = expected.index(b"eth0") - 4 - fastnl.IFINFO.size
+    assert [at for at, _ in changed] == [fastnl.HEADER.size + 4, header + 4], "ifi_index of either end"
 
 
 def test_bridge_create() -> None:
