@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from queue import SimpleQueue
 from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -112,6 +113,7 @@ class _Session:
         self._begun = False
         self._asked = 0
         self._reader_gone = False
+        self._screen: terminal.Raw | None = None
 
     def run(self, start: Start, request: pb.StreamInput) -> int:
         handlers = {**dict.fromkeys(FORWARDED, self._signalled), signal.SIGALRM: self._out_of_patience}
@@ -140,7 +142,8 @@ class _Session:
             return
         self._begun = True
         if self._raw:
-            screen = stack.enter_context(terminal.raw(0))
+            self._screen = screen = terminal.Raw(0)
+            stack.enter_context(screen)
             resumed = {signal.SIGWINCH: self._resized, signal.SIGCONT: lambda *_: self._resumed(screen)}
             stack.enter_context(terminal.handling(resumed))
             self._outgoing.resize()
@@ -158,7 +161,7 @@ class _Session:
         if number in (signal.SIGINT, signal.SIGTERM):
             self._asked += 1
         if self._raw or self._asked >= PATIENCE:
-            raise click.exceptions.Exit(128 + number)
+            self._leave(128 + number)
         self._outgoing.signal(number)
 
     def _write(self, descriptor: int, data: bytes) -> None:
@@ -174,4 +177,14 @@ class _Session:
 
     def _out_of_patience(self, number: int, frame: FrameType | None) -> None:
         """The process does not mind the closed pipe: leave it running, nobody reads it any more."""
-        raise BrokenPipeError
+        self._leave(128 + signal.SIGPIPE)
+
+    def _leave(self, code: int) -> NoReturn:
+        """End the client, from a signal handler.
+
+        Not by an exception: it would come up wherever the main thread is, and gRPC's waiting is not made for
+        that (a lock may be let go of that was never taken).
+        """
+        if self._screen is not None:
+            self._screen.leave()
+        os._exit(code)

@@ -10,7 +10,7 @@ import tty
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 DEFAULT_SIZE = os.terminal_size((80, 24))
 
@@ -26,12 +26,18 @@ def size() -> os.terminal_size:
 
 
 class Raw:
-    """A terminal in raw mode: every key goes to the container, Ctrl-C included."""
+    """Raw mode for the length of a block: every key goes to the container, Ctrl-C included."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._before = termios.tcgetattr(descriptor)
+
+    def __enter__(self) -> Self:
         self.enter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
     def enter(self) -> None:
         """Switch to raw mode (again: the shell resets it while the command is stopped)."""
@@ -41,16 +47,6 @@ class Raw:
     def leave(self) -> None:
         """Put the terminal back as it was found."""
         termios.tcsetattr(self._descriptor, termios.TCSANOW, self._before)
-
-
-@contextmanager
-def raw(descriptor: int) -> Iterator[Raw]:
-    """Raw mode for the length of the block, whatever ends it short of SIGKILL."""
-    terminal = Raw(descriptor)
-    try:
-        yield terminal
-    finally:
-        terminal.leave()
 
 
 @contextmanager

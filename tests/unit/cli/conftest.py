@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,13 +52,18 @@ def cli(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 @pytest.fixture
 def spawn(daemon: FakeDaemon) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start one command line as a process of its own, its standard streams being pipes."""
+    """Start one command line as a process of its own, its standard streams being pipes.
+
+    `through` is a program, with its arguments, that becomes netd when it has done its part. A function run
+    between fork and exec would be shorter, but in a process with gRPC's threads that hangs or aborts
+    now and then.
+    """
     started = []
 
-    def run(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    def run(*arguments: str, through: Sequence[str] = (), **options: object) -> subprocess.Popen[bytes]:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = subprocess.Popen(  # type: ignore[call-overload]
-            [*NETD, *arguments],
+            [*through, *NETD, *arguments],
             env={**os.environ, "NETD_SOCKET": str(daemon.path)},
             **{**streams, **options},
         )

@@ -124,7 +124,7 @@ def test_third_interrupt_ends_the_client(spawn: Spawn, daemon: FakeDaemon) -> No
 
 def test_ignored_hangup_stays_ignored(spawn: Spawn, daemon: FakeDaemon) -> None:
     """As under nohup."""
-    process = spawn("run", "trap", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = spawn("run", "trap", through=["env", "--ignore-signal=HUP"])
     assert process.stdout is not None
     read_until(process.stdout.fileno(), b"ready\n")
     process.send_signal(signal.SIGHUP)
@@ -171,10 +171,7 @@ class Terminal:
         self.before = termios.tcgetattr(self.slave)
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), self.slave)
         # A session of its own, whose controlling terminal it becomes, so that SIGWINCH reaches it.
-        self.process = spawn(*line, start_new_session=True, preexec_fn=self._control, **streams)
-
-    def _control(self) -> None:
-        fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
+        self.process = spawn(*line, through=["setsid", "--ctty"], **streams)
 
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

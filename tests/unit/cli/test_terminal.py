@@ -40,7 +40,7 @@ def test_raw_is_undone_on_any_way_out(slave: int) -> None:
     before = termios.tcgetattr(slave)
 
     def fail_in_raw_mode() -> None:
-        with terminal.raw(slave):
+        with terminal.Raw(slave):
             inside = termios.tcgetattr(slave)
             assert not inside[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
             raise ZeroDivisionError
