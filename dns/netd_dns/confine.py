@@ -1,6 +1,6 @@
 """Give up every right that is not needed to answer questions on sockets that are open already.
 
-The only module of the server that uses ctypes, for one system call that Python does not offer
+It uses ctypes, for one system call that Python does not offer
 (docs/adr/0013-one-loop-for-dns.md).
 """
 

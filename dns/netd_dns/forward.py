@@ -26,6 +26,7 @@ from netd_dns.cache import Cache, Entry, Key
 from netd_dns.counters import Counters
 from netd_dns.loop import WRITE, Loop, Timer
 from netd_dns.loopcheck import LoopCheck
+from netd_dns.ports import Port, Ports
 from netd_dns.resolve import Client
 from netd_dns.upstream import Server, Upstreams
 from netd_dns.wire import Query, Reply
@@ -61,6 +62,7 @@ class Forwarder:
         self.upstreams = upstreams
         self.cache = cache
         self.counters = counters
+        self.ports = Ports(loop)
         self.loopcheck = LoopCheck(loop, upstreams)
         self._flights: dict[Key, Flight] = {}
         self._waiting: dict[str, int] = {}
@@ -90,10 +92,10 @@ class Forwarder:
         if entry is not None and self.upstreams.all_away(servers, now):
             self.stale(entry, query, client)
             if flight is None:
-                self._fly(key, query, servers, entry)
+                self._fly(key, query, servers, entry, now)
             return
         if flight is None:
-            flight = self._fly(key, query, servers, entry)
+            flight = self._fly(key, query, servers, entry, now)
         else:
             self.counters.coalesced += 1
         if not flight.ended:
@@ -107,13 +109,14 @@ class Forwarder:
         most = CLIENT_MOST if crowd < CROWDED else CLIENT_CROWDED
         return self._waiting.get(client.source, 0) < most
 
-    def _fly(self, key: Key, query: Query, servers: tuple[str, ...], entry: Entry | None) -> Flight:
+    def _fly(
+        self, key: Key, query: Query, servers: tuple[str, ...], entry: Entry | None, now: float
+    ) -> Flight:
         self.counters.forwarded += 1
-        now = time.monotonic()
         ordered = self.upstreams.ordered(servers, now)
         self.loopcheck.used(ordered, now)
         flight = self._flights[key] = Flight(self, key, query, ordered, entry)
-        flight.start()
+        flight.start(now)
         return flight
 
     def landed(self, key: Key) -> None:
@@ -148,8 +151,8 @@ class Flight:
     """One question on its way, and the clients that wait for its answer."""
 
     __slots__ = (
-        "_attempts", "_clients", "_entry", "_forwarder", "_hedge", "_key", "_left", "_query", "_refusal",
-        "_repeated", "_servers", "_stale_timer", "_timer", "ended",
+        "_attempts", "_clients", "_entry", "_forwarder", "_key", "_place", "_query", "_refusal", "_repeated",
+         "_servers", "_stale_timer", "_timer", "ended",
     )  # fmt: skip
 
     def __init__(
@@ -159,8 +162,8 @@ class Flight:
         self._key = key
         self._query = query
         self._servers = servers
-        self._left = list(self._servers)
-        self._hedge = min(HEDGE, HEDGES / max(len(servers) - 1, 1))
+        self._place = 0
+        """Of the server that is asked next."""
         self._entry = entry
         self._refusal: Reply | None = None
         self._repeated = False
@@ -171,10 +174,10 @@ class Flight:
         self.ended: Callable[[Query, Client], None] | None = None
         """How a client is answered that comes when all is over, which can be before `start` returns."""
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         if self._entry is not None:
             self._stale_timer = self._forwarder.loop.after(STALE_AFTER, self._give_stale)
-        self._next()
+        self._ask(now)
 
     def join(self, query: Query, client: Client) -> None:
         if self.ended is not None:
@@ -183,42 +186,45 @@ class Flight:
             self._clients.append((query, client))
 
     def _next(self) -> None:
+        self._ask(time.monotonic())
+
+    def _ask(self, now: float) -> None:
         """Ask the next server; when the last has been asked, all of them again after a while."""
-        while self._left and self.ended is None:
-            server = self._left.pop(0)
-            attempt = Attempt(self, self._query, server)
+        while self._place < len(self._servers) and self.ended is None:
+            server = self._servers[self._place]
+            self._place += 1
+            attempt = Attempt(self, self._query, server, now)
             if attempt.start():
                 self._attempts.append(attempt)
-                self._wait()
+                self._wait(now)
                 return
             self._forwarder.counters.upstream_failure(server.text)
-            self._forwarder.upstreams.failed(server, time.monotonic())
+            self._forwarder.upstreams.failed(server, now)
         if not self._attempts and self.ended is None:
             self._give_up()
 
-    def _wait(self) -> None:
+    def _wait(self, now: float) -> None:
         """Arrange for what happens if no answer comes. One step at a time: most need none."""
         if self._timer is not None:
             self._timer.cancel()
         after = self._forwarder.loop.after
-        if self._left:
-            self._timer = after(self._hedge, self._next)
+        if (count := len(self._servers)) > self._place:
+            self._timer = after(min(HEDGE, HEDGES / (count - 1)), self._next, now)
         elif not self._repeated:
-            self._timer = after(REPEAT, self._again)
+            self._timer = after(REPEAT, self._again, now)
         else:
-            self._timer = after(REPEAT, self._timeout)
+            self._timer = after(REPEAT, self._timeout, now)
 
     def _again(self) -> None:
         self._repeated = True
-        self._left = list(self._servers)
+        self._place = 0
         self._next()
 
-    def reply(self, attempt: Attempt, reply: Reply) -> None:
+    def reply(self, attempt: Attempt, reply: Reply, now: float) -> None:
         """A server answered. "No such name" is an answer; a failure makes the next server try."""
         self._forwarder.upstreams.answered(attempt.server)
         if reply.rcode in (wire.NOERROR, wire.NXDOMAIN):
             if not reply.truncated:
-                now = time.monotonic()
                 self._forwarder.cache.put(self._key, reply, now)
                 for other in self._attempts:
                     if other is not attempt and now - other.started >= HEDGE:
@@ -233,7 +239,7 @@ class Flight:
         self._forwarder.counters.upstream_failure(attempt.server.text)
         attempt.close()
         self._attempts.remove(attempt)
-        if self._left or not self._attempts:
+        if self._place < len(self._servers) or not self._attempts:
             self._next()
 
     def _timeout(self) -> None:
@@ -260,9 +266,10 @@ class Flight:
 
     def _finish(self, answer: Callable[[Query, Client], None]) -> None:
         self.ended = answer
-        for timer in (self._timer, self._stale_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.callback = None
+        if self._stale_timer is not None:
+            self._stale_timer.callback = None
         for attempt in self._attempts:
             attempt.close()
         self._attempts.clear()
@@ -271,6 +278,10 @@ class Flight:
         for query, client in clients:
             self._forwarder.left(client)
             answer(query, client)
+
+    @property
+    def ports(self) -> Ports:
+        return self._forwarder.ports
 
     @property
     def loop(self) -> Loop:
@@ -293,69 +304,70 @@ _identities = _random_identities()
 class Attempt:
     """One server asked once: over UDP, and over TCP when it says that the answer does not fit."""
 
-    __slots__ = ("_buffer", "_flight", "_identity", "_message", "_query", "_socket", "server", "started")
+    __slots__ = (
+        "_buffer", "_flight", "_identity", "_message", "_port", "_query", "_socket", "server", "started",
+    )  # fmt: skip
 
-    def __init__(self, flight: Flight, query: Query, server: Server) -> None:
+    def __init__(self, flight: Flight, query: Query, server: Server, now: float) -> None:
         self._flight = flight
         self._query = query
         self.server = server
-        self.started = time.monotonic()
-        self._identity = next(_identities)
-        self._message = wire.ask(query, self._identity)
+        self.started = now
+        self._port: Port | None = None
         self._socket: socket.socket | None = None
-        self._buffer = b""
 
     def start(self) -> bool:
         """Send the question; False if the server cannot be reached from here."""
+        self._identity = identity = next(_identities)
+        self._message = message = wire.ask(self._query, identity)
         try:
-            self._socket = self._open(socket.SOCK_DGRAM)
-            self._socket.connect(self.server.address)
-            self._socket.send(self._message)
+            self._port = port = self._flight.ports.lend(self.server, self)
+            port.send(message)
         except OSError:
             self.close()
             return False
-        self._flight.loop.watch(self._socket.fileno(), self._receive, patient=True)
         return True
 
     def close(self) -> None:
+        """Listen no longer; an answer that is still under way must not meet the next question."""
+        if self._port is not None:
+            self._flight.ports.drop(self._port)
+            self._port = None
         if self._socket is not None:
             self._flight.loop.forget(self._socket.fileno(), closing=True)
             self._socket.close()
             self._socket = None
 
-    def _open(self, kind: int) -> socket.socket:
-        return socket.socket(self.server.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    def received(self, data: bytes) -> bool:
+        """A datagram from where the server is."""
+        reply = wire.read_reply(data, self._query, self._identity)
+        if reply is None:
+            self._flight.counters.drop("wrong upstream answer")
+            return False
+        if reply.truncated:
+            self._over_tcp()
+            return True
+        now = time.monotonic()
+        if self._port is not None:
+            self._flight.ports.give_back(self._port)
+            self._port = None
+        self._good(reply, now)
+        return True
 
-    def _receive(self) -> None:
-        # More than one datagram in a turn only if somebody forges them: the budget is for that.
-        for _ in range(8):
-            if self._socket is None:
-                return
-            try:
-                data = self._socket.recv(4096)
-            except BlockingIOError:
-                return
-            except OSError:  # ICMP said that nobody listens there
-                self._flight.failed(self)
-                return
-            reply = wire.read_reply(data, self._query, self._identity)
-            if reply is None:
-                self._flight.counters.drop("wrong upstream answer")
-            elif reply.truncated:
-                self._over_tcp()
-                return
-            else:
-                self._good(reply)
-                return
+    def unreachable(self) -> None:
+        """ICMP said that nobody listens there."""
+        self._flight.failed(self)
 
-    def _good(self, reply: Reply) -> None:
-        self._flight.counters.upstream_answer(self.server.text, time.monotonic() - self.started)
-        self._flight.reply(self, reply)
+    def _good(self, reply: Reply, now: float) -> None:
+        self._flight.counters.upstream_answer(self.server.text, now - self.started)
+        self._flight.reply(self, reply, now)
 
     def _over_tcp(self) -> None:
         self.close()
+        self._buffer = b""
         try:
-            self._socket = self._open(socket.SOCK_STREAM)
+            kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            self._socket = socket.socket(self.server.family, kind)
             code = self._socket.connect_ex(self.server.address)
         except OSError:
             code = errno.EIO
@@ -394,4 +406,4 @@ class Attempt:
         if reply is None:
             self._flight.failed(self)
         else:
-            self._good(reply)
+            self._good(reply, time.monotonic())

@@ -76,13 +76,13 @@ class Loop:
             if not closing:
                 self._epoll.unregister(descriptor)
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call `callback` once, `seconds` from now.
+    def after(self, seconds: float, callback: Callable[[], None], now: float = 0.0) -> Timer:
+        """Call `callback` once, `seconds` from now, which a caller who knows the time may give.
 
         Timers of one length are due in the order in which they were made, so each length has a queue
         and none needs sorting. Lengths are constants of their callers; there are a dozen.
         """
-        timer = Timer(time.monotonic() + seconds, callback)
+        timer = Timer((now or time.monotonic()) + seconds, callback)
         queue = self._timers.get(seconds)
         if queue is None:
             queue = self._timers[seconds] = deque()

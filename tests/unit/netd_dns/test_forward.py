@@ -35,6 +35,7 @@ class Post:
         self.zone = Zone()
         self.zone.put_segment(Segment("n", "n", False, ("10.0.0.0/24",), ()))
         stack.callback(self.forwarder.loopcheck.close)
+        stack.callback(self.forwarder.ports.close)
         self._stack = stack
 
     def server(self, behave: Behaviour, over_tcp: Behaviour | None = None) -> Stub:

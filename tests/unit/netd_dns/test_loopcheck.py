@@ -33,6 +33,7 @@ class Circle:
         self.zone = Zone()
         self.zone.put_segment(Segment("n", "n", False, ("10.0.0.0/24",), ()))
         stack.callback(self.forwarder.loopcheck.close)
+        stack.callback(self.forwarder.ports.close)
         self.mirror = stack.enter_context(closing(Stub(self.loop, self.reflect)))
         self.mirror.sees_probes = True
         self.good = stack.enter_context(closing(Stub(self.loop, says("192.0.2.1"))))
