@@ -1,4 +1,7 @@
-"""docs/cli.md is the reference: it has every command, every option and every key, and no others."""
+"""docs/cli.md is the reference: it has every command, every option and every key, and no others.
+
+README.md names every command too, and where it leads.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import pytest
 from netd.api import netd_pb2 as pb
 from netd.cli import main
 
-TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "docs" / "cli.md").read_text()
+README = (ROOT / "README.md").read_text()
 SECTION = re.compile(r"^### `(netd [^`]+)`\n(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
 COMMON = {"--socket", "--help"}
 
@@ -39,6 +44,21 @@ def words(heading: str) -> str:
 
 def test_every_command_has_its_section_and_every_section_its_command() -> None:
     assert sorted(map(words, SECTIONS)) == sorted(COMMANDS)
+
+
+def test_the_readme_names_every_command() -> None:
+    table = README.split("\n## Commands\n")[1].split("\n## ")[0]
+    named = {
+        word
+        for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for word in re.findall(r"[a-z]+", row)
+    }
+    assert named - {"netd"} == set(main.cli.list_commands(click.Context(main.cli)))
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert pages == set(re.findall(r"\]\(docs/([\w-]+\.md)", README))
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
