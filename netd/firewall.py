@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from netd import names
 from netd.errors import Invalid
-from netd.model import LINK, ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
+from netd.model import LINK, PTP, ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
 from netd.objects import Atom, Element
 from netd.ruleset import TEXT as RULESET
 from netd.ruleset import VERSION
@@ -45,7 +45,7 @@ __all__ = [
 class SetType:
     """Component types of a set's key, and of a map's value (empty for a set).
 
-    ifname, mac, proto, family: `str`; ipv4, ipv6, target6: addresses; port: `int`.
+    ifname, mac, proto, family: `str`; ipv4, ipv6, target6: addresses; port, group: `int`.
     """
 
     key: tuple[str, ...]
@@ -60,6 +60,10 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "routed"): SetType(("ifname",)),
         ("inet", "intra"): SetType(("ifname", "ifname")),
         ("inet", "apart"): SetType(("ifname", "ifname")),
+        ("inet", "together"): SetType(("group", "group")),
+        ("inet", "ptp"): SetType(("ifname",)),
+        ("inet", "bind4"): SetType(("ifname", "mac", "ipv4")),
+        ("inet", "bind6"): SetType(("ifname", "mac", "ipv6")),
         ("inet", "gateway4"): SetType(("ifname", "ipv4")),
         ("inet", "gateway6"): SetType(("ifname", "ipv6")),
         ("inet", "gateways4"): SetType(("ipv4",)),
@@ -68,6 +72,8 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "hairpin6"): SetType(("ifname", "ipv6")),
         ("inet", "detour4"): SetType(("ipv4", "ifname")),
         ("inet", "detour6"): SetType(("ipv6", "ifname")),
+        ("inet", "group_detour4"): SetType(("ipv4", "group")),
+        ("inet", "group_detour6"): SetType(("ipv6", "group")),
         ("inet", "pub4"): SetType(("ipv4", "proto", "port"), ("ipv4", "port")),
         ("inet", "pub6"): SetType(("ipv6", "proto", "port"), ("ipv6", "port")),
         ("inet", "any4"): SetType(("proto", "port"), ("ipv4", "port")),
@@ -91,6 +97,8 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("bridge", "bind4"): SetType(("ifname", "mac", "ipv4")),
         ("bridge", "bind6"): SetType(("ifname", "mac", "ipv6")),
         ("bridge", "target6"): SetType(("ifname", "mac", "target6")),
+        ("arp", "ptp"): SetType(("ifname",)),
+        ("arp", "bind4"): SetType(("ifname", "mac", "ipv4")),
     }
 )
 """Every set and map that takes elements, by (family, name). `version` is the rule set's own."""
@@ -100,28 +108,39 @@ PUBLISHING = frozenset({"pub4", "pub6", "any4", "any6", "relayed", "open4", "ope
 
 
 def network(net: Network) -> Iterator[Element]:
-    """What the rules must know of a network; of a link nothing, since it has no part on the host."""
-    if net.driver == LINK:
-        return
-    bridge = names.bridge_name(net)
-    yield Element("inet", "bridges", (bridge,))
+    """What the rules must know of a network before it has any endpoint; of a link nothing, ever."""
+    if net.bridged:
+        bridge = names.bridge_name(net)
+        yield from _policy(net, bridge)
+        yield Element("inet", "intra" if net.icc else "apart", (bridge, bridge))
+    elif net.driver == PTP and net.icc:
+        yield Element("inet", "together", (names.link_group(net), names.link_group(net)))
+    for family in net.families:
+        yield from (Element("inet", f"gateways{family}", (gateway,)) for gateway in net.gateways(family))
+
+
+def _policy(net: Network, ifname: str) -> Iterator[Element]:
+    """How the network leaves the host by this interface of its, and which gateways are for whom is there."""
+    yield Element("inet", "bridges", (ifname,))
     if net.internal:
-        yield Element("inet", "internal", (bridge,))
+        yield Element("inet", "internal", (ifname,))
     else:
-        yield Element("inet", "nat" if net.gateway_mode is GatewayMode.NAT else "routed", (bridge,))
-    yield Element("inet", "intra" if net.icc else "apart", (bridge, bridge))
+        yield Element("inet", "nat" if net.gateway_mode is GatewayMode.NAT else "routed", (ifname,))
     for family in net.families:
         for gateway in net.gateways(family):
-            yield Element("inet", f"gateway{family}", (bridge, gateway))
-            yield Element("inet", f"gateways{family}", (gateway,))
+            yield Element("inet", f"gateway{family}", (ifname, gateway))
 
 
 def endpoint(net: Network, endpoint: Endpoint) -> Iterator[Element]:
     """What one endpoint may say it is, and which of its traffic is a hairpin."""
-    bridge, port, mac = names.bridge_name(net), names.host_ifname(endpoint), endpoint.mac
     if net.driver == LINK:
-        yield Element("inet", "wires", (port,))
-        return
+        return iter([Element("inet", "wires", (names.host_ifname(endpoint),))])
+    return _port(net, endpoint) if net.bridged else _ptp(net, endpoint)
+
+
+def _port(net: Network, endpoint: Endpoint) -> Iterator[Element]:
+    """An endpoint that is the port of a bridge."""
+    bridge, port, mac = names.bridge_name(net), names.host_ifname(endpoint), endpoint.mac
     yield Element("bridge", "ports", (port,))
     yield Element("bridge", "macs", (port, mac))
     if endpoint.options.get(ROUTER) == "yes":
@@ -134,6 +153,23 @@ def endpoint(net: Network, endpoint: Endpoint) -> Iterator[Element]:
             own.append(names.link_local(mac))
             yield from (Element("bridge", "target6", (port, mac, ip)) for ip in own)
         yield from (Element("bridge", f"bind{family}", (port, mac, ip)) for ip in own)
+
+
+def _ptp(net: Network, endpoint: Endpoint) -> Iterator[Element]:
+    """An endpoint with an interface of the host to itself, which is to the rules a bridge with one member."""
+    host, mac = names.host_ifname(endpoint), endpoint.mac
+    yield from _policy(net, host)
+    yield Element("inet", "ptp", (host,))
+    yield Element("arp", "ptp", (host,))
+    for family in net.families:
+        own = [interface.ip for interface in endpoint.of_family(family)]
+        if not net.internal:
+            yield from (Element("inet", f"hairpin{family}", (host, ip)) for ip in own)
+        if family == 4:
+            yield from (Element("arp", "bind4", (host, mac, ip)) for ip in own)
+        else:
+            own.append(names.link_local(mac))
+        yield from (Element("inet", f"bind{family}", (host, mac, ip)) for ip in own)
 
 
 def published(net: Network, endpoint: Endpoint, mapping: PortMapping, family: int) -> Iterator[Element]:
@@ -155,19 +191,24 @@ def published(net: Network, endpoint: Endpoint, mapping: PortMapping, family: in
         yield Element("inet", f"pub{family}", (host, proto, mapping.host_port), target)
     if everywhere and net.gateway_mode is GatewayMode.ROUTED:
         yield Element("inet", f"open{family}", (ip, proto, mapping.container_port))
-    if not net.icc:
+    if net.bridged and not net.icc:
         yield Element("inet", "relayed", (names.bridge_name(net), proto, mapping.host_port))
 
 
 def detours(carrier: Endpoint, others: Iterable[Network], family: int) -> Iterator[Element]:
     """From where a question to `carrier` must not be seen to come, for its answer to take the same way.
 
-    `others` are the further networks of its sandbox: their members can be reached without the host.
+    `others` are the further networks of its sandbox: it has a shorter way to their members than back by
+    the carrier, or on a link of its own at least another.
     """
     for interface in carrier.of_family(family):
         for other in others:
-            if family in other.families and not other.internal and other.driver != LINK:
+            if family not in other.families or other.internal:
+                continue
+            if other.bridged:
                 yield Element("inet", f"detour{family}", (interface.ip, names.bridge_name(other)))
+            elif other.driver == PTP:
+                yield Element("inet", f"group_detour{family}", (interface.ip, names.link_group(other)))
 
 
 def clamped(net: Network) -> Element:
@@ -237,10 +278,16 @@ def _proto(atom: Atom) -> str:
     raise ValueError("tcp or udp")
 
 
-def _port(atom: Atom) -> str:
+def _port_number(atom: Atom) -> str:
     if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom < 65536:
         return str(atom)
     raise ValueError("a port from 1 to 65535")
+
+
+def _group(atom: Atom) -> str:
+    if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom < 1 << 32:
+        return str(atom)
+    raise ValueError("a link group from 1 to 4294967295")
 
 
 def _family(atom: Atom) -> str:
@@ -256,7 +303,8 @@ _TEXT: Mapping[str, Callable[[Atom], str]] = {
     "ipv6": _ipv6,
     "target6": _target6,
     "proto": _proto,
-    "port": _port,
+    "port": _port_number,
+    "group": _group,
     "family": _family,
 }
 
@@ -268,6 +316,7 @@ _ATOM: Mapping[str, Callable[[str | int], Atom]] = {
     "target6": lambda listed: IPv6Address(int(str(listed), 0)),
     "proto": str,
     "port": int,
+    "group": int,
     "family": str,
 }
 

@@ -26,7 +26,7 @@ from netd import firewall, names
 from netd.drivers import bridge
 from netd.errors import NetdError
 from netd.kernel.ports import ApplyError, Kernel
-from netd.model import LINK, Network
+from netd.model import PTP, Network
 from netd.objects import Add, Change, Element, Op, Remove, Sysctl
 from netd.store.base import Delete, Put, Store, Table
 
@@ -38,9 +38,14 @@ FACT = "sysctl "
 
 
 def families(networks: Iterable[Network]) -> set[int]:
-    """The families in which `networks` need the host to forward; internal ones and links go nowhere."""
-    outward = [network for network in networks if not network.internal and network.driver != LINK]
-    return {family for network in outward for family in network.families}
+    """The families in which `networks` need the host to forward: bridges only outwards, ptp also from one
+    container to the next, links never."""
+
+    def forwards(network: Network) -> bool:
+        outward = not network.internal
+        return (network.bridged and outward) or (network.driver == PTP and (outward or network.icc))
+
+    return {family for network in networks if forwards(network) for family in network.families}
 
 
 class Forwarding:

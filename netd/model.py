@@ -48,6 +48,8 @@ class Owner(StrEnum):
     CNI = "cni"
 
 
+PTP = "ptp"
+"""The driver whose endpoints each have an interface of the host to themselves, between which it routes."""
 LINK = "link"
 """The driver whose networks are wires between two containers."""
 LINK_ENDS = 2
@@ -115,6 +117,11 @@ class Network:
     def families(self) -> tuple[int, ...]:
         """The address families that this network has, in the order 4, 6."""
         return tuple(sorted({subnet.family for subnet in self.subnets}))
+
+    @property
+    def bridged(self) -> bool:
+        """Whether its endpoints are ports of one bridge."""
+        return self.driver not in (PTP, LINK)
 
     def gateways(self, family: int) -> tuple[IPAddress, ...]:
         """The gateway addresses of one family, first subnet first."""

@@ -29,6 +29,8 @@ IFB_PREFIX = "if-"
 PREFIXES = (BRIDGE_PREFIX, VETH_PREFIX, VXLAN_PREFIX, IFB_PREFIX)
 """How the names of all links begin that netd makes on the host, unless a user chose one."""
 ALIAS_PREFIX = "netd:"
+LINK_GROUPS = 78 << 24
+"""Where the link groups begin that netd gives to links that are to stay in them."""
 ROUTE_PROTOCOL = 78
 """`rtm_protocol` of every route and address-less object netd makes (78 is 'N'; free in rtnetlink.h)."""
 
@@ -75,6 +77,11 @@ def vtep_mac(node: str, network: Network) -> str:
 def host_ifname(endpoint: Endpoint) -> str:
     """The host side of an endpoint's veth pair."""
     return VETH_PREFIX + digest(endpoint.id, 12)
+
+
+def link_group(network: Network) -> int:
+    """The link group of the host's sides of a network without a bridge: 24 bits behind "N"."""
+    return LINK_GROUPS | int(digest(network.id, 6), 16)
 
 
 def ifb_name(endpoint: Endpoint) -> str:

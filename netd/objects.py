@@ -20,7 +20,7 @@ from netd.model import IPAddress, IPInterface, IPNetwork, Netns
 
 Atom = str | int | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 """One component of an nft key or value. A `str` is an interface name, a MAC or a protocol name; an
-int a port or a number. Each is checked against the type of the set that it goes to
+int a port or a link group. Each is checked against the type of the set that it goes to
 (`netd.firewall.SETS`) before it becomes text."""
 
 
@@ -61,7 +61,8 @@ class Bridge:
 class Veth:
     """A veth pair: `name` on the host and up, `peer` made directly inside `netns` and still down.
 
-    `up` is False only in what was observed, where somebody set the host's side down.
+    `group` is the link group of the host's side, 0 where it does not matter. `up` is False only in what
+    was observed, where somebody set the host's side down.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Veth:
     peer: str
     peer_mac: str
     netns: Netns
+    group: int = 0
     up: bool = True
 
     @property
@@ -78,8 +80,9 @@ class Veth:
         return ("link", None, self.name)
 
     def __str__(self) -> str:
+        group = f" group {self.group:#x}" if self.group else ""
         return (
-            f"link   {self.name} veth alias {self.alias} altname {self.altname} mtu {self.mtu} "
+            f"link   {self.name} veth alias {self.alias} altname {self.altname} mtu {self.mtu}{group} "
             f"{'up' if self.up else 'down'} "
             f"peer {self.peer} mac {self.peer_mac}{_where(self.netns)}"
         )
@@ -276,18 +279,23 @@ class Sysctl:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address on a link; IPv6 ones are set without duplicate address detection (IFA_F_NODAD)."""
+    """An address on a link; IPv6 ones are set without duplicate address detection (IFA_F_NODAD).
+
+    Without `onlink` the rest of its prefix is not next to it, and has no route (IFA_F_NOPREFIXROUTE).
+    """
 
     dev: str
     address: IPInterface
     netns: Netns | None = None
+    onlink: bool = True
 
     @property
     def key(self) -> Hashable:
         return ("addr", _ns(self.netns), self.dev, self.address)
 
     def __str__(self) -> str:
-        return f"addr   {self.address} dev {self.dev}{_where(self.netns)}"
+        alone = "" if self.onlink else " noprefixroute"
+        return f"addr   {self.address} dev {self.dev}{alone}{_where(self.netns)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +338,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An element of a set (`value` empty) or a map of netd's own nft table of `family` (inet, bridge)."""
+    """An element of a set (`value` empty) or a map of netd's own nft table of `family`: inet, bridge, arp."""
 
     family: str
     set: str

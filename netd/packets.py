@@ -31,7 +31,7 @@ from netd.containers import Containers
 from netd.engine import Engine
 from netd.errors import Invalid, NetdError, NotFound
 from netd.kernel.ports import Kernel, PacketKind
-from netd.model import LINK, Netns, Network
+from netd.model import PTP, Netns, Network
 from netd.tasks import spawn
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,12 @@ class Packets:
 
     def _of_network(self, network: Network) -> str:
         """Where on the host its frames pass: the bridge, or of a link either end, which sees both ways."""
-        if network.driver != LINK:
+        if network.bridged:
             return names.bridge_name(network)
+        if network.driver == PTP:
+            raise Invalid(
+                f"network {network.name!r} has no bridge to capture at; name a container, like web:eth0"
+            )
         for endpoint in self._engine.view.endpoints_in(network.id):
             return names.host_ifname(endpoint)
         raise NotFound(f"link {network.name!r} has no end yet: nothing passes there")

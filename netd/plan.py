@@ -13,11 +13,13 @@ them:
     0  nft elements that say who is who     (they protect, and may name links that do not exist yet)
     1  bridges
     2  VXLAN and IFB devices; veth pairs, each followed by its place in a bridge   (the peer is still down)
-    3  sysctls, bandwidth limits            (before an address could make a packet)
-    4  addresses
+    3  on the host: sysctls and bandwidth limits  (before an address could make a packet), addresses, routes
+    4  inside sandboxes: sysctls, addresses
     5  interfaces inside sandboxes go up    (from here on, frames flow)
-    6  routes, and what they are a proxy for; remote endpoints, and the nodes that get multicast
+    6  routes inside sandboxes; what the host is a proxy for; remote endpoints, the nodes that get multicast
     7  nft elements that publish
+
+What is on the host comes before what is inside, so that an attachment goes to either place once.
 
 A plan removes first and adds after. What is added may take the place of what was removed: an
 address that moves to another interface, a default route that moves to another network, a host port
@@ -200,13 +202,13 @@ def _place(item: KernelObject) -> tuple[int, str, int, str]:
         case BridgePort():
             return (2, item.name, 1, "")
         case Sysctl() | Shaper() | Redirect():
-            return (3, "", 0, str(item))
+            return (3 if getattr(item, "netns", None) is None else 4, "", 0, str(item))
         case Address():
-            return (4, "", 0, str(item))
+            return (3 if item.netns is None else 4, "", 1, str(item))
         case Up():
             return (5, "", 0, str(item))
         case Route():
             # A gateway may be reachable only by one of the on-link routes.
-            return (6, "", 0 if item.via is None else 1, str(item))
+            return (3 if item.netns is None else 6, "", 2 if item.via is None else 3, str(item))
         case Remote() | Proxy() | Flood():
-            return (6, "", 2, str(item))
+            return (6, "", 4, str(item))

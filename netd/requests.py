@@ -16,6 +16,8 @@ from netd.drivers import driver, shaping
 from netd.errors import AlreadyExists, Invalid
 from netd.model import (
     LINK,
+    PTP,
+    ROUTER,
     Endpoint,
     GatewayMode,
     IPAddress,
@@ -79,7 +81,7 @@ def network(
     )
     _check_mtu(resolved)
     driver(resolved.driver).check(resolved)
-    _check_bridge_is_free(resolved, networks)
+    _check_place_is_free(resolved, networks)
     return resolved
 
 
@@ -95,7 +97,7 @@ def check_place(
                 "name; remove it"
             )
     subnets.check_free(network, networks, host)
-    _check_bridge_is_free(network, networks)
+    _check_place_is_free(network, networks)
 
 
 def _of_cluster(request: NetworkRequest, clustered: bool) -> dict[str, Any]:
@@ -136,13 +138,18 @@ def _check_mtu(network: Network) -> None:
         )
 
 
-def _check_bridge_is_free(network: Network, networks: Collection[Network]) -> None:
-    bridge = names.bridge_name(network)
+def _check_place_is_free(network: Network, networks: Collection[Network]) -> None:
+    """Whether nobody else has what the rules know the network by: its bridge, or the group of its links."""
     for other in networks:
-        if names.bridge_name(other) == bridge:
+        if network.bridged and other.bridged and names.bridge_name(network) == names.bridge_name(other):
             raise AlreadyExists(
-                f"network {network.name!r}: the bridge {bridge} belongs to network {other.name!r}; choose "
-                "another bridge.name"
+                f"network {network.name!r}: the bridge {names.bridge_name(other)} belongs to network "
+                f"{other.name!r}; choose another bridge.name"
+            )
+        if network.driver == other.driver == PTP and names.link_group(network) == names.link_group(other):
+            raise AlreadyExists(
+                f"network {network.name!r}: by chance its links would be in the group of network "
+                f"{other.name!r}; try again"
             )
 
 
@@ -211,6 +218,8 @@ def updated(endpoint: Endpoint, network: Network, options: Mapping[str, str]) ->
 
 def _check_options(options: Mapping[str, str], network: Network) -> None:
     shaping.check(options)
+    if network.driver == PTP and options.get(ROUTER) == "yes":
+        raise Invalid(f"network {network.name!r} can have no router: no container there is next to another")
     if network.driver == LINK and options.get(shaping.FROM):
         raise Invalid(
             f"{shaping.FROM} {options[shaping.FROM]!r} cannot be had on link {network.name!r}: what one end "
@@ -225,11 +234,21 @@ def _check_route(route: StaticRoute, network: Network) -> None:
     if route.via is None:
         if route.destination.version not in network.families:
             raise Invalid(f"{where}: network {network.name!r} has no IPv{route.destination.version}")
+        if network.driver == PTP:
+            raise Invalid(
+                f"{where}: in network {network.name!r} nothing is next to a container but its gateway; "
+                "name that"
+            )
         return
     if route.via.version != route.destination.version:
         raise Invalid(f"{where}: the gateway is of the other address family")
     if not any(route.via in subnet.cidr for subnet in network.subnets):
         raise Invalid(f"{where}: the gateway lies in no subnet of network {network.name!r}")
+    if network.driver == PTP and route.via not in network.gateways(route.via.version):
+        raise Invalid(
+            f"{where}: in network {network.name!r} nothing is next to a container but its gateway, "
+            f"{', '.join(map(str, network.gateways(route.via.version)))}; name that"
+        )
 
 
 def endpoint(

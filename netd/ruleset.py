@@ -6,11 +6,12 @@ published port costs what the first cost, and a packet meets the same few hash l
 many there are. Every set has exact keys: libnftables reads all interval sets of a table back for each
 element added to any set of it, which with 4,000 elements was measured as 25 ms instead of 0.06.
 
-Two tables, both named `netd`. `bridge` stands at the ports and checks that a container speaks
-only for itself; `inet` stands at the host's own network stack and holds publishing, isolation and
-masquerading. Neither needs br_netfilter, and neither minds it: with bridge-nf-call-iptables=1 a
-frame between two containers of one network also walks through `inet`, with the bridge as its
-input *and* output interface, which is the case that `intra` and `apart` answer.
+Three tables, all named `netd`. `bridge` stands at the ports and checks that a container speaks only for
+itself; `inet` stands at the host's own network stack and holds publishing, isolation and masquerading.
+Where a container's link to the host is no port of a bridge (driver ptp), who speaks is judged in `inet`
+before anything else, and what it says by ARP in `arp`. None needs br_netfilter, and none minds it: with
+bridge-nf-call-iptables=1 a frame between two containers of one network also walks through `inet`, with the
+bridge as its input *and* output interface, which is the case that `intra` and `apart` answer.
 
 What the `inet` table promises, in both families:
 
@@ -70,6 +71,14 @@ table inet netd {
     set gateways4 { type ipv4_addr; }              # the gateway addresses of all networks
     set gateways6 { type ipv6_addr; }
 
+    # Networks without a bridge. Each of their links is among the bridges, too, as one with one member.
+    set together { type devgroup . devgroup; }     # link group . itself: its links may talk to each other
+    set ptp { type ifname; }
+    set bind4 { type ifname . ether_addr . ipv4_addr; }
+    set bind6 { type ifname . ether_addr . ipv6_addr; }
+    set group_detour4 { type ipv4_addr . devgroup; }  # endpoint . another such network it is on
+    set group_detour6 { type ipv6_addr . devgroup; }
+
     # Endpoints and what they publish.
     set hairpin4 { type ifname . ipv4_addr; }      # bridge . endpoint
     set hairpin6 { type ifname . ipv6_addr; }
@@ -111,6 +120,12 @@ table bridge netd {
     # that field before 1.0.9, and a raw field matches only sets of its own type.
     set target6 { typeof iifname . ether saddr . @th,64,128; }
 }
+
+table arp netd {
+    set version { type ifname; }
+    set ptp { type ifname; }
+    set bind4 { type ifname . ether_addr . ipv4_addr; }
+}
 """
 
 INET = """
@@ -122,7 +137,17 @@ table inet netd {
         iif != "lo" ip daddr 127.0.0.0/8 drop
         iif != "lo" ip saddr 127.0.0.0/8 drop
         iifname @wires drop
+        iifname @ptp jump from_ptp
         udp dport @vxlan jump from_peer
+    }
+
+    # A container with a link of its own speaks only for itself, fragments included: they have been put
+    # together by now where anybody is to look at them. No source is unspecified: duplicate address
+    # detection asks nobody here.
+    chain from_ptp {
+        iifname . ether saddr . ip saddr @bind4 return
+        iifname . ether saddr . ip6 saddr @bind6 return
+        drop
     }
 
     chain from_peer {
@@ -174,6 +199,8 @@ table inet netd {
         ct status dnat oifname . ip6 saddr @hairpin6 masquerade
         ct status dnat ip daddr . iifname @detour4 masquerade
         ct status dnat ip6 daddr . iifname @detour6 masquerade
+        ct status dnat ip daddr . iifgroup @group_detour4 masquerade
+        ct status dnat ip6 daddr . iifgroup @group_detour6 masquerade
         # The input interface is known here since Linux 5.7. Only what is routed has one: neither the
         # host's own packets nor frames that br_netfilter shows while they stay on a bridge.
         # fully-random: two containers that pick one source port race for it (kernel, insert_failed).
@@ -234,6 +261,7 @@ table inet netd {
         ct state established,related accept
         iifname . oifname @intra accept
         iifname . oifname @apart drop
+        iifgroup . oifgroup @together accept
         iifname @internal drop
         oifname @internal drop
         ct status dnat accept
@@ -338,16 +366,35 @@ table bridge netd {
 }
 """
 
-VERSION = blake2s((SETS + INET + BRIDGE).encode()).hexdigest()[:12]
-"""Digest of the rules, as found in the set `version` of both tables of a host where they are loaded."""
+ARP = """
+table arp netd {
+    chain input {
+        type filter hook input priority filter; policy accept;
+        iifname @ptp goto guard
+    }
+
+    # What a port's guard does for a bridge. Each sender would get a place in the host's neighbour table.
+    chain guard {
+        arp operation request arp saddr ip 0.0.0.0 accept
+        iifname . arp saddr ether . arp saddr ip @bind4 accept
+        drop
+    }
+}
+"""
+
+VERSION = blake2s((SETS + INET + BRIDGE + ARP).encode()).hexdigest()[:12]
+"""Digest of the rules, as found in the set `version` of each table of a host where they are loaded."""
 
 TEXT = f"""{SETS}
 flush table inet netd
 flush table bridge netd
+flush table arp netd
 flush set inet netd version
 flush set bridge netd version
-{INET}{BRIDGE}
+flush set arp netd version
+{INET}{BRIDGE}{ARP}
 add element inet netd version {{ "{VERSION}" }}
 add element bridge netd version {{ "{VERSION}" }}
+add element arp netd version {{ "{VERSION}" }}
 """
-"""Both tables, for one libnftables command; repeatable, keeps all elements but the version's."""
+"""All tables, for one libnftables command; repeatable, keeps all elements but the version's."""

@@ -111,7 +111,11 @@ class Tracer:
 
     def _interfaces(self) -> dict[str, str]:
         view = self._engine.view
-        known = {names.bridge_name(network): f"network:{network.name}" for network in view.networks.values()}
+        known = {
+            names.bridge_name(network): f"network:{network.name}"
+            for network in view.networks.values()
+            if network.bridged
+        }
         for endpoint in view.endpoints.values():
             owner = view.sandboxes[endpoint.sandbox].name
             known[names.host_ifname(endpoint)] = f"{owner}:{endpoint.ifname}"

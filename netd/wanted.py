@@ -78,10 +78,11 @@ def difference(desired: Collection[KernelObject], observed: frozenset[KernelObje
 
 
 def owners(view: View) -> Mapping[Hashable, str]:
-    """Network ids by what speaks of them in kernel objects: bridges, veths, addresses."""
+    """Network ids by what speaks of them in kernel objects: bridges, link groups, veths, addresses."""
     found: dict[Hashable, str] = {}
     for network in view.networks.values():
         found[names.bridge_name(network)] = network.id
+        found[names.link_group(network)] = network.id
         found[names.vxlan_name(network)] = network.id
         found.update((gateway, network.id) for family in (4, 6) for gateway in network.gateways(family))
     for endpoint in view.endpoints.values():

@@ -28,6 +28,7 @@ DAMAGE = (
     "nft flush ruleset",
     "nft delete table inet netd",
     "nft delete table bridge netd",
+    "nft delete table arp netd",
     "nft flush chain inet netd forward",
     "ip link set {bridge} down",
     "ip link set {bridge} mtu 1400",

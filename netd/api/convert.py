@@ -18,7 +18,7 @@ from netd.errors import Invalid
 from netd.events import Event
 from netd.kernel.ports import TraceStep
 from netd.launch import Attachment, Request
-from netd.model import LINK, Endpoint, Network, NetworkRequest, PortMapping, Subnet
+from netd.model import Endpoint, Network, NetworkRequest, PortMapping, Subnet
 from netd.registry import Record
 from netd.runtime.spec import Process
 from netd.tracing import Traced
@@ -63,7 +63,7 @@ def network(net: Network, view: View) -> pb.Network:
         labels=net.labels,
         options=net.options,
         created=net.created,
-        bridge="" if net.driver == LINK else names.bridge_name(net),
+        bridge=names.bridge_name(net) if net.bridged else "",
         endpoints=[endpoint(each, view) for each in endpoints],
         status=f"degraded: {view.degraded[net.id]}" if net.id in view.degraded else "ready",
     )

@@ -22,7 +22,7 @@ import msgspec
 
 from netd.cni import spec
 from netd.cni.spec import CniError
-from netd.model import IPAddress, IPNetwork
+from netd.model import PTP, IPAddress, IPNetwork
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -185,9 +185,12 @@ CANNOT: Mapping[str, str] = {
 """Keys of the reference bridge plugin that ask for what netd does not do."""
 
 DEFINING = frozenset(
-    {"bridge", "subnets", "ranges", "gateway", "ip_masq", "mtu", "internal", "port_isolation"}
+    {"bridge", "subnets", "ranges", "gateway", "ip_masq", "mtu", "internal", "port_isolation", "mode"}
 )
 """What makes sense only where a network is defined."""
+
+MODES = ("bridge", PTP)
+"""The drivers that a configuration can define a network of."""
 
 SIMILAR = 0.8
 """How alike a key must be to one of ours to be taken for a misspelling (difflib's ratio)."""
@@ -260,8 +263,13 @@ def _check_keys(keys: Mapping[str, Any]) -> None:
 
 
 def _check_values(config: Config) -> None:
-    if config.mode != "bridge":
-        raise CniError(spec.UNSUPPORTED_FIELD, f'mode: "{config.mode}" is not supported, "bridge" is')
+    if config.mode not in MODES:
+        known = " and ".join(f'"{mode}"' for mode in MODES)
+        raise CniError(spec.UNSUPPORTED_FIELD, f'mode: "{config.mode}" is not supported, {known} are')
+    if config.mode == PTP and config.bridge:
+        raise CniError(
+            spec.INVALID_CONFIG, f'bridge: "{config.bridge}" makes no sense in mode "ptp", which has none'
+        )
     if config.network and (defining := _defining(config)):
         raise CniError(
             spec.INVALID_CONFIG,

@@ -23,9 +23,6 @@ from netd.model import Endpoint, Network, Sandbox
 
 Item = Mapping[str, Any]
 
-OWN_INTERFACE = 2
-"""Where the container's interface stands in our result: behind the bridge and the pair's other end."""
-
 DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -53,11 +50,17 @@ class Result:
 
 
 def of(network: Network, sandbox: Sandbox, endpoint: Endpoint, carried: Collection[int], dns: Item) -> Result:
-    """What ADD made: the bridge, the pair, and what is inside. `carried` are the families (4, 6) whose
-    default route the endpoint has."""
+    """What ADD made: the bridge if there is one, the pair, and what is inside. `carried` are the families
+    (4, 6) whose default route the endpoint has."""
+    bridge = {"name": names.bridge_name(network), "mac": names.mac_of(network.id), "mtu": network.mtu}
+    interfaces: list[Item] = [bridge] if network.bridged else []
+    interfaces += [
+        {"name": names.host_ifname(endpoint), "mtu": network.mtu},
+        {"name": endpoint.ifname, "mac": endpoint.mac, "mtu": network.mtu, "sandbox": sandbox.netns.path},
+    ]
     gateways = {subnet.cidr: str(subnet.gateway) for subnet in network.subnets}
     ips = [
-        {"address": str(address), "gateway": gateways[subnet.cidr], "interface": OWN_INTERFACE}
+        {"address": str(address), "gateway": gateways[subnet.cidr], "interface": len(interfaces) - 1}
         for address in endpoint.addresses
         for subnet in network.subnets
         if address.ip in subnet.cidr
@@ -68,11 +71,7 @@ def of(network: Network, sandbox: Sandbox, endpoint: Endpoint, carried: Collecti
         for route in endpoint.routes
     ]
     return Result(
-        interfaces=(
-            {"name": names.bridge_name(network), "mac": names.mac_of(network.id), "mtu": network.mtu},
-            {"name": names.host_ifname(endpoint), "mtu": network.mtu},
-            {"name": endpoint.ifname, "mac": endpoint.mac, "mtu": network.mtu, "sandbox": sandbox.netns.path},
-        ),
+        interfaces=tuple(interfaces),
         ips=tuple(ips),
         routes=(*defaults, *static),
         dns=dns,

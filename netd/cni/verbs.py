@@ -330,9 +330,10 @@ class Verbs:
         """What the kernel lacks of this attachment: links, addresses, routes, elements, sysctls."""
         sandbox, [endpoint] = attached.sandbox, attached.endpoints
         needed = compile.sandbox(sandbox, attached.endpoints, self._engine.view.networks)
-        sysctls = [item.path for item in needed if isinstance(item, Sysctl)]
-        there = set(await self._kernel.observe())
-        there |= await self._kernel.observe_sandbox(sandbox.netns, [endpoint.ifname], sysctls)
+        sysctls = [item for item in needed if isinstance(item, Sysctl)]
+        inner = [item.path for item in sysctls if item.netns]
+        there = set(await self._kernel.observe([item.path for item in sysctls if not item.netns]))
+        there |= await self._kernel.observe_sandbox(sandbox.netns, [endpoint.ifname], inner)
         missing = [f"missing: {item}" for item in sorted(needed - there, key=str)]
         link = await self._kernel.interface(sandbox.netns, endpoint.ifname)
         network = self._engine.view.networks[endpoint.network]

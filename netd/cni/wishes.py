@@ -48,6 +48,7 @@ def network_request(config: Config, given: Result | None) -> NetworkRequest:
     subnets, gateways, narrowed = _own(ranges) if config.ipam.own else _foreign(config, given)
     return NetworkRequest(
         name=config.name,
+        driver=config.mode,
         subnets=tuple(dict.fromkeys(map(str, subnets))),
         gateways=tuple(dict.fromkeys(map(str, gateways))),
         ip_ranges=tuple(narrowed),
@@ -63,7 +64,7 @@ def network_request(config: Config, given: Result | None) -> NetworkRequest:
 
 def digest(config: Config) -> str:
     """Changes with everything in a configuration that defines its network."""
-    defining = (
+    defining = [
         config.bridge,
         config.subnets,
         config.ranges,
@@ -75,7 +76,9 @@ def digest(config: Config) -> str:
         config.ipam.type,
         config.ipam.all_ranges(),
         config.runtime_config.ip_ranges,
-    )
+    ]
+    if config.mode != Config().mode:  # later than the others, and digests of networks that exist must stay
+        defining.append(config.mode)
     return names.digest(msgspec.json.encode(defining).decode(), 16)
 
 

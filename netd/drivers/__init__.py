@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
-from netd.drivers import bridge, link, overlay
+from netd.drivers import bridge, link, overlay, ptp
 from netd.errors import Invalid
-from netd.model import LINK, Endpoint, Network, Sandbox
+from netd.model import LINK, PTP, Endpoint, Network, Sandbox
 from netd.objects import KernelObject
 
 
@@ -26,7 +26,7 @@ class Driver(Protocol):
         """What one endpoint needs on both sides; it carries the default route of `default_families`."""
 
 
-_DRIVERS: Mapping[str, Driver] = {"bridge": bridge, LINK: link, "overlay": overlay}
+_DRIVERS: Mapping[str, Driver] = {"bridge": bridge, LINK: link, "overlay": overlay, PTP: ptp}
 
 
 def driver(name: str) -> Driver:

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from netd import names
-from netd.drivers import bridge, shaping
+from netd.drivers import shaping, veth
 from netd.errors import Invalid
 from netd.model import Endpoint, GatewayMode, Network, Sandbox
 from netd.objects import KernelObject, Redirect, Sysctl
@@ -60,12 +60,12 @@ def endpoint(
 ) -> Iterator[KernelObject]:
     """One end. It never carries a default route: `default_families` is empty."""
     host = names.host_ifname(endpoint)
-    yield bridge.pair(net, sandbox, endpoint)
+    yield veth.pair(net, sandbox, endpoint)
     # Where the redirection is missing: answer no ARP (8), and forward for nobody.
     yield Sysctl(("net", "ipv4", "conf", host, "arp_ignore"), "8")
     yield Sysctl(("net", "ipv4", "conf", host, "forwarding"), "0")
     yield from shaping.towards(net, endpoint)
-    yield from bridge.within(net, sandbox, endpoint)
+    yield from veth.inside(net, sandbox, endpoint)
 
 
 def wire(one: Endpoint, other: Endpoint) -> Iterator[Redirect]:

@@ -15,13 +15,15 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from netd.kernel import fastnl
 from netd.kernel.fastnl import attributes
 from netd.model import IPAddress, IPInterface, IPNetwork, Netns
-from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
+from netd.names import ALIAS_PREFIX, LINK_GROUPS, ROUTE_PROTOCOL
 from netd.objects import Bridge, BridgePort, Veth
 
 BIRTH_GROUP = 0x6E657464
 """ "netd": the link group that a link of netd's is created in. The kernel takes no alias at creation, so
 this is how a link is recognised whose maker was killed before it could tag it; the message that sets
 the alias moves the link to group 0."""
+
+LINK_GROUPS_MASK = 0xFF000000
 
 ALIAS_SIZE = 255
 """IFALIASZ less the NUL (include/uapi/linux/if_link.h)."""
@@ -153,8 +155,18 @@ def veth_of(link: Link) -> Veth:
         netns = Netns(label="", path="", device=0, inode=0)
         return Veth(link.name, link.alias, own_altname(link), link.mtu, "", "", netns, up=link.up)
     netns = Netns(label=note["label"], path="", device=int(note["dev"]), inode=int(note["ino"]))
-    altname = own_altname(link)
-    return Veth(link.name, note["alias"], altname, link.mtu, note["peer"], note["mac"], netns, up=link.up)
+    return Veth(
+        link.name,
+        note["alias"],
+        own_altname(link),
+        link.mtu,
+        note["peer"],
+        note["mac"],
+        netns,
+        # An administrator's own groups are none of netd's business.
+        group=link.group if link.group & LINK_GROUPS_MASK == LINK_GROUPS else 0,
+        up=link.up,
+    )
 
 
 def own_altname(link: Link) -> str:
@@ -171,15 +183,17 @@ def port_of(link: Link, bridge: str) -> BridgePort:
 # Addresses and routes -----------------------------------------------------------------------------
 
 
-def address(body: bytes) -> tuple[int, IPInterface, int]:
-    """(link index, address, IFA_PROTO) of an RTM_NEWADDR or RTM_DELADDR."""
+def address(body: bytes) -> tuple[int, IPInterface, bool, int]:
+    """Of an RTM_NEWADDR or RTM_DELADDR: link index, address, whether its prefix is on-link, IFA_PROTO."""
     family, prefix, _, _, index = fastnl.IFADDR.unpack_from(body)
     found = dict(attributes(body, fastnl.IFADDR.size))
     packed = found.get(fastnl.IFA_LOCAL) or found.get(fastnl.IFA_ADDRESS, b"")
     protocol = found.get(fastnl.IFA_PROTO, b"\0")[0]
+    flags = int.from_bytes(found.get(fastnl.IFA_FLAGS, b""), sys.byteorder)
+    onlink = not flags & fastnl.IFA_F_NOPREFIXROUTE
     if family == fastnl.AF_INET:
-        return index, IPv4Interface((packed, prefix)), protocol
-    return index, IPv6Interface((packed, prefix)), protocol
+        return index, IPv4Interface((packed, prefix)), onlink, protocol
+    return index, IPv6Interface((packed, prefix)), onlink, protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +241,10 @@ def route(body: bytes) -> KernelRoute:
     )
 
 
-def own_addresses(socket: fastnl.Socket, index: int = 0) -> list[tuple[int, IPInterface]]:
-    """Addresses marked with netd's protocol number, of all links or of one."""
+def own_addresses(socket: fastnl.Socket, index: int = 0) -> list[tuple[int, IPInterface, bool]]:
+    """Addresses marked with netd's protocol number, of all links or of one, as `address` returns them."""
     found = map(address, socket.dump(fastnl.address_dump(index)))
-    return [(at, value) for at, value, protocol in found if protocol == ROUTE_PROTOCOL]
+    return [(at, value, onlink) for at, value, onlink, protocol in found if protocol == ROUTE_PROTOCOL]
 
 
 def own_routes(socket: fastnl.Socket) -> list[KernelRoute]:

@@ -122,7 +122,7 @@ def _unicast(socket: fastnl.Socket, family: int, table: int = 0) -> list[KernelR
 
 def _addresses(socket: fastnl.Socket) -> list[tuple[int, IPAddress, int]]:
     found = map(dumps.address, socket.dump(fastnl.address_dump()))
-    return [(index, value.ip, value.network.prefixlen) for index, value, _ in found]
+    return [(index, value.ip, value.network.prefixlen) for index, value, *_ in found]
 
 
 class _Names(dict[int, str]):

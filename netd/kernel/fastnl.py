@@ -48,7 +48,7 @@ IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 RTEXT_FILTER_SKIP_STATS = 8
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
-IFA_F_NODAD = 0x02
+IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH = 1, 4, 5, 6, 9
 RTA_TABLE, RTA_VIA = 15, 18
@@ -249,8 +249,9 @@ def link_dump() -> bytes:
 # Addresses and routes -----------------------------------------------------------------------------
 
 
-def address_add(index: int, address: IPInterface, protocol: int) -> bytes:
-    """Add an address marked with `protocol` (IFA_PROTO, Linux 5.18), IPv6 without duplicate detection."""
+def address_add(index: int, address: IPInterface, protocol: int, *, onlink: bool = True) -> bytes:
+    """Add an address marked with `protocol` (IFA_PROTO, Linux 5.18), IPv6 without duplicate detection; unless
+    `onlink`, without a route to its prefix."""
     packed = address.ip.packed
     flags = 0 if address.version == 4 else IFA_F_NODAD
     body = IFADDR.pack(_family(address), address.network.prefixlen, flags, 0, index)
@@ -258,6 +259,8 @@ def address_add(index: int, address: IPInterface, protocol: int) -> bytes:
     if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
         body += attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
     body += attribute(IFA_PROTO, bytes([protocol]))
+    if not onlink:  # in full: the header has room for eight flags
+        body += attribute(IFA_FLAGS, struct.pack("=I", flags | IFA_F_NOPREFIXROUTE))
     return message(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
 
 

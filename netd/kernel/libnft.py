@@ -22,7 +22,7 @@ from netd.kernel.netns import settled
 from netd.objects import Atom, Element
 
 T = TypeVar("T")
-FAMILIES = ("inet", "bridge")
+FAMILIES = ("inet", "bridge", "arp")
 
 
 class Context:

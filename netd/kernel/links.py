@@ -127,10 +127,10 @@ class Links:
                 if isinstance(old, HostLink) and old.alias != new.alias:
                     self._retitle(old, new)
                 self._add(new)
-            case Route():
+            case Address() | Route():
                 # Not NLM_F_REPLACE: it replaces whatever route has this destination, ours or not.
                 self._remove(old)
-                self._add_route(new)
+                self._add(new)
             case Remote() if isinstance(old, Remote):
                 self._entries.change(old, new, *self._ends(new))
             case _:
@@ -268,6 +268,8 @@ class Links:
     def _adjust(self, link: Link, wanted: HostLink, found: HostLink, *, mac: str) -> None:
         if (link.mtu, link.up) != (wanted.mtu, True) or (mac and link.mac != mac):
             self._send(fastnl.link_change(link.index, up=True, mtu=wanted.mtu, mac=mac))
+        if _group(found) != _group(wanted):
+            self._send(fastnl.link_change(link.index, group=_group(wanted)))
         if found.altname != wanted.altname:
             for name in link.altnames:
                 if name == found.altname:
@@ -316,7 +318,7 @@ class Links:
             # ports need not each probe for duplicates and join multicast groups.
             own_ipv6 = not (isinstance(wanted, Veth | Vxlan | Ifb) and sysctl.has_ipv6())
             change = fastnl.link_change(
-                index, mtu=wanted.mtu, alias=_alias(wanted), group=0, own_ipv6=own_ipv6
+                index, mtu=wanted.mtu, alias=_alias(wanted), group=_group(wanted), own_ipv6=own_ipv6
             )
             self._send(change)
             self._give_altname(index, wanted)
@@ -392,18 +394,18 @@ class Links:
     def _add_address(self, wanted: Address) -> None:
         index = self._index(wanted.dev, wanted)
         try:
-            self._send(fastnl.address_add(index, wanted.address, ROUTE_PROTOCOL))
+            self._send(fastnl.address_add(index, wanted.address, ROUTE_PROTOCOL, onlink=wanted.onlink))
         except Refused as error:
             if error.errno != errno.EEXIST:
                 raise
-            if (index, wanted.address) not in dumps.own_addresses(self._socket, index):
+            if (index, wanted.address, wanted.onlink) not in dumps.own_addresses(self._socket, index):
                 raise AlreadyExists(
                     f"address {wanted.address} exists already on {wanted.dev!r} and was not set by netd"
                 ) from error
 
     def _remove_address(self, unwanted: Address) -> None:
         index = _index_or_zero(unwanted.dev)
-        if index and (index, unwanted.address) in dumps.own_addresses(self._socket, index):
+        if index and (index, unwanted.address, unwanted.onlink) in dumps.own_addresses(self._socket, index):
             self._send_removal(fastnl.address_delete(index, unwanted.address))
 
     def _add_route(self, wanted: Route) -> None:
@@ -436,6 +438,10 @@ def _as_found(link: Link, wanted: HostLink) -> HostLink:
 
 def _alias(wanted: HostLink) -> str:
     return dumps.veth_alias(wanted) if isinstance(wanted, Veth) else wanted.alias
+
+
+def _group(link: HostLink) -> int:
+    return link.group if isinstance(link, Veth) else 0
 
 
 def _index_or_zero(name: str) -> int:
@@ -479,7 +485,7 @@ def delete(indexes: Sequence[int], wrote: Callable[[], None]) -> None:
     """
     messages = [fastnl.link_delete(index) for index in indexes]
     if len(indexes) > 1:
-        group = int.from_bytes(os.urandom(4), "big") | 1 << 30
+        group = int.from_bytes(os.urandom(4), "big") | 1 << 31
         messages = [fastnl.link_change(index, group=group) for index in indexes]
         messages.append(fastnl.group_delete(group))
     with Socket() as socket:

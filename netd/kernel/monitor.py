@@ -171,7 +171,7 @@ class Monitor:
         if kind in (fastnl.RTM_NEWLINK, fastnl.RTM_DELLINK):
             return self._of_link(kind, body)
         if kind in (fastnl.RTM_NEWADDR, fastnl.RTM_DELADDR):
-            index, value, protocol = dumps.address(body)
+            index, value, _, protocol = dumps.address(body)
             if value.ip == self._underlay[1]:
                 return Drift("underlay")
             if protocol == ROUTE_PROTOCOL or index in self._ours:

@@ -43,7 +43,12 @@ log = logging.getLogger(__name__)
 Rules = dict[str, tuple[str, ...]]
 BATCH = 4000
 """Requests are joined up to this many commands: a transaction is one buffer in the kernel."""
-OF_ENDPOINTS = frozenset({"hairpin4", "hairpin6", "detour4", "detour6", *firewall.PUBLISHING})
+OF_ENDPOINTS = frozenset(
+    {
+        *(f"{name}{family}" for name in ("hairpin", "detour", "group_detour", "bind") for family in (4, 6)),
+        *firewall.PUBLISHING,
+    }
+)
 """The sets of `inet` that grow with the endpoints; without their elements less passes, not more."""
 
 

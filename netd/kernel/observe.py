@@ -5,11 +5,11 @@ Both functions read in the network namespace of the calling thread, with a socke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from netd.kernel import dumps, fastnl, proxies, shaping, sysctl, vxlan
 from netd.kernel.dumps import Link
-from netd.model import Netns
+from netd.model import IPInterface, Netns
 from netd.objects import Address, KernelObject, Route, Sysctl, Up
 
 SysctlPaths = frozenset[tuple[str, ...]]
@@ -28,7 +28,7 @@ def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
                 found.update(_far_away(socket, link, links))
         found.update(shaping.observed(socket, links))
         found.update(proxies.observed(socket, links))
-    found.update(Address(links[index].name, value) for index, value in addresses if index in links)
+    found.update(_addresses(addresses, links, None))
     for route in routes:
         if route.index in links:
             found.add(Route(route.destination, links[route.index].name, route.via))
@@ -76,12 +76,20 @@ def sandbox(netns: Netns, names: Collection[str], sysctls: SysctlPaths) -> froze
         addresses = dumps.own_addresses(socket)
         routes = dumps.own_routes(socket)
     found: set[KernelObject] = {Up(link.name, netns) for link in links.values() if link.up}
-    found.update(Address(links[index].name, value, netns) for index, value in addresses if index in links)
+    found.update(_addresses(addresses, links, netns))
     for route in routes:
         if route.index in links:
             found.add(Route(route.destination, links[route.index].name, route.via, netns))
     found.update(_sysctls(sysctls, netns))
     return frozenset(found)
+
+
+def _addresses(
+    found: Collection[tuple[int, IPInterface, bool]], links: Mapping[int, Link], netns: Netns | None
+) -> Iterator[Address]:
+    for index, value, onlink in found:
+        if index in links:
+            yield Address(links[index].name, value, netns, onlink)
 
 
 def interface(name: str) -> tuple[str, int] | None:

@@ -21,16 +21,20 @@ pytestmark = [
     ),
 ]
 
-TEMPLATES: dict[str, dict[str, object]] = {
-    "host-local": {},
-}
+BRIDGE: dict[str, object] = {}
+PTP: dict[str, object] = {"mode": "ptp", "bridge": None}
 
 
-@pytest.fixture(params=["c", "python"])
-def plugin(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The entrypoint, installed under the plugin's name."""
+@pytest.fixture(params=[("c", BRIDGE), ("python", BRIDGE), ("c", PTP)], ids=["c", "python", "c ptp"])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """The entrypoint, installed under the plugin's name, and what else is in its configuration."""
+    entrypoint, template = request.param
+    return _installed(entrypoint, tmp_path), json.dumps(template)
+
+
+def _installed(entrypoint: str, tmp_path: Path) -> Path:
     installed = tmp_path / "netd"
-    if request.param == "python":
+    if entrypoint == "python":
         shutil.copy(ROOT / "cni" / "netd_cni" / "main.py", installed)
     elif shutil.which("cc"):
         subprocess.run(["cc", "-O2", "-static", "-o", installed, ROOT / "cni" / "shim.c"], check=True)
@@ -40,10 +44,11 @@ def plugin(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(300)
-def test_every_clause_is_kept(plugin: Path) -> None:
+def test_every_clause_is_kept(case: tuple[Path, str]) -> None:
+    plugin, template = case
     with Lab() as lab, serving(lab) as host:
-        command = [sys.executable, "-m", "tests.conformance", "--here", "--json", str(plugin)]
-        done = host.run("env", f"PYTHONPATH={ROOT}", *command, timeout=240)
+        command = [sys.executable, "-m", "tests.conformance", "--here", "--json", "--template", template]
+        done = host.run("env", f"PYTHONPATH={ROOT}", *command, str(plugin), timeout=240)
         found = [json.loads(line) for line in done.stdout.splitlines()]
         broken = {each["clause"]: each["breach"] for each in found if each["breach"]}
         assert len(found) > 80, done.stderr

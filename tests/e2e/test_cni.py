@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.host import HOST, ROOT, Host, Lab, end, eventually
+from tests.e2e.host import HOST, INTERNET, ROOT, Host, Lab, end, eventually
+from tests.e2e.monitors import written_during
 
 REFERENCE = Path("/usr/lib/cni")
 CNITOOL = "github.com/containernetworking/cni/cnitool@v1.3.0"
@@ -385,6 +386,81 @@ def test_bandwidth_is_limited_in_both_directions(runtime: Runtime) -> None:
     runtime.host.sh(f"ip netns del {netns.rpartition('/')[2]}")
     eventually("it is let go", lambda: "ifb" not in runtime.host.output("ip", "-d", "link"))
     succeeded(runtime.plugin("DEL", "one", limited))
+
+
+@pytest.mark.parametrize("entrypoint", ["compiled", "python"])
+def test_pods_without_a_bridge(runtime: Runtime, entrypoint: str) -> None:
+    """Mode ptp, through a whole life: all ways in and out, a restart, damage, and nothing left behind."""
+    runtime.install()
+    if entrypoint == "python":
+        shutil.copy(ROOT / "cni" / "netd_cni" / "main.py", runtime.bin / "netd")
+    before = runtime.host.output("ip", "addr") + runtime.host.output("ip", "route")
+    subnets = ["10.70.0.0/24", "fd00:70::/64"]
+    config = {"cniVersion": "1.1.0", "name": "pods", "type": "netd", "mode": "ptp", "subnets": subnets}
+    ports = [{"hostPort": 8088, "containerPort": 80, "protocol": "tcp"}]
+    published = {**config, "runtimeConfig": {"portMappings": ports, "aliases": ["www"]}}
+    for pod in ("one", "two"):
+        runtime.pod(pod)
+    result = json.loads(succeeded(runtime.plugin("ADD", "one", published)))
+    succeeded(runtime.plugin("ADD", "two", config))
+    assert [each["name"] for each in result["interfaces"]] == [runtime.links()[0], "eth0"]
+    assert [ip["address"] for ip in result["ips"]] == ["10.70.0.2/24", "fd00:70::2/64"]
+    assert "nd-" not in runtime.host.output("ip", "link")
+    serve = ["ip", "netns", "exec", "one", "/usr/bin/python3", "-m", "http.server", "--bind", "::", "80"]
+    server = runtime.host.spawn(*serve)
+    inside = ("ip", "netns", "exec", "two")
+    fetch = ("curl", "-sf", "-o", "/dev/null", "--max-time", "5")
+
+    def reached() -> None:
+        for address in (HOST[0], f"[{HOST[1]}]"):
+            url = f"http://{address}:8088/"
+            eventually("the LAN is served", lambda url=url: _fetch(runtime, url))  # type: ignore[misc]
+            for who in ((), inside, ("ip", "netns", "exec", "one")):
+                succeeded(runtime.host.run(*who, *fetch, url))
+        for url in ("http://10.70.0.2/", "http://[fd00:70::2]/", "http://10.70.0.1:8088/"):
+            succeeded(runtime.host.run(*inside, *fetch, url))
+        for address in INTERNET:
+            succeeded(runtime.host.run(*inside, "ping", "-c1", "-W5", address))
+
+    reached()
+    loopback = "http://127.0.0.1:8088/"
+    eventually("loopback is served", lambda: runtime.host.run(*fetch, loopback).returncode == 0)
+    for server_address in ("10.70.0.1", "fd00:70::1"):
+        ask = (*inside, "busybox", "nslookup", "-type=a", "www", server_address)
+        assert "10.70.0.2" in runtime.host.output(*ask)
+
+    # A restart writes nothing, and CHECK agrees with all of it.
+    assert written_during(runtime.host, runtime.host.restart) == []
+    told = {**published, "prevResult": result}
+    succeeded(runtime.plugin("CHECK", "one", told))
+    reached()
+
+    # What somebody takes away comes back.
+    link = result["interfaces"][0]["name"]
+    state = [("ip", "addr", "show", "dev", link), ("ip", "route"), ("ip", "-6", "route")]
+
+    def seen() -> list[list[str]]:
+        return [sorted(runtime.host.output(*words).splitlines()) for words in state]
+
+    whole = seen()
+    group = runtime.host.output("ip", "link", "show", link).partition(" group ")[2].split()[0]
+    damage = f"ip addr flush dev {link}; ip link set {link} group 9"  # the route goes with the address
+    runtime.host.sh(damage)
+    eventually("it is mended", lambda: f"group {group}" in runtime.host.output("ip", "link", "show", link))
+    eventually("all of it", lambda: seen() == whole)
+    reached()
+    end(server)
+
+    # GC takes what is not valid, a namespace that ends takes its own, DEL the rest.
+    valid = [{"containerID": "one", "ifname": "eth0"}]
+    succeeded(runtime.plugin("GC", "", {**config, "cni.dev/valid-attachments": valid}))
+    assert len(runtime.endpoints()) == 1
+    runtime.host.sh("ip netns del one")
+    eventually("it is let go", lambda: runtime.endpoints() == [])
+    succeeded(runtime.plugin("DEL", "one", told))
+    succeeded(runtime.plugin("DEL", "two", config))
+    succeeded(runtime.plugin("GC", "", {**config, "cni.dev/valid-attachments": []}))
+    assert runtime.host.output("ip", "addr") + runtime.host.output("ip", "route") == before
 
 
 def test_networks_of_ipv6_alone_and_of_odd_ranges(runtime: Runtime) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.host import HOST, NETD, ROOT, Flood, Host, Lab, end, eventually
+from tests.e2e.monitors import written_during
 
 KINDS = ("tcp", "udp")
 
@@ -56,36 +57,7 @@ def test_traffic_goes_on_while_the_daemon_is_away_and_comes_back(host: Host, how
 def test_a_restart_with_nothing_changed_writes_nothing_to_the_kernel(host: Host) -> None:
     furnish(host)
     host.restart()
-    watchers = [host.spawn("ip", "monitor", "link", "address", "route", "rule"), host.spawn("nft", "monitor")]
-    # A marker of our own at both ends shows that the monitors listen, and heard everything between.
-    host.sh("ip route add 10.1.1.1/32 dev lo; ip route del 10.1.1.1/32 dev lo")
-    for watcher, make in zip(
-        watchers, ("ip route add 10.1.1.1/32 dev lo", "nft add table inet begun"), strict=True
-    ):
-        assert watcher.stdout is not None
-        host.sh(make)
-        line = watcher.stdout.readline()
-        assert "10.1.1.1" in line or "begun" in line
-    host.sh("ip route del 10.1.1.1/32 dev lo; nft delete table inet begun")
-    host.restart()
-    host.sh("ip route add 10.2.2.2/32 dev lo; nft add table inet ended")
-    heard: dict[str, list[str]] = {}
-    for watcher, last in zip(watchers, ("10.2.2.2", "inet ended"), strict=True):
-        assert watcher.stdout is not None
-        lines = heard.setdefault(last, [])
-        while last not in (line := watcher.stdout.readline()):
-            lines.append(line)
-        end(watcher)
-    host.sh("ip route del 10.2.2.2/32 dev lo; nft delete table inet ended")
-    ours = [
-        line
-        for lines in heard.values()
-        for line in lines
-        if not any(
-            word in line for word in ("10.1.1.1", "inet begun", "new generation", "STALE", "REACHABLE")
-        )
-    ]
-    assert ours == []
+    assert written_during(host, host.restart) == []
 
 
 def test_what_a_container_asked_of_its_interfaces_outlives_a_restart(host: Host) -> None:

@@ -231,9 +231,8 @@ def test_other_peoples_objects_with_confusing_names_are_untouched(town: Town) ->
     host = town.host
     host.sh(FOREIGN)
     before = host.sh(LOOK)
-    host.sh(
-        "nft delete table inet netd; nft delete table bridge netd; ip link del {bridge}".format(**town.names)
-    )
+    tables = "".join(f"nft delete table {family} netd; " for family in ("inet", "bridge", "arp"))
+    host.sh(tables + "ip link del {bridge}".format(**town.names))
     next(town.repairs())
     list(town.repairs(0.5))
     host.netd("network", "create", "foreign", "--ipv6")

@@ -91,6 +91,8 @@ FABRIC = network(
     options={"multicast": "on"},
 )
 NEIGHBOURS = replace(FABRIC, options={"encap": "auto"})
+LINKS = network("links", "10.89.8.0/24", "fd00:8::/64", driver="ptp")
+HUSHED = network("hushed", "10.89.9.0/24", driver="ptp", icc=False, internal=True)
 NAMED = network("named", "10.89.6.0/24", options={"bridge.name": "br-named"})
 
 
@@ -155,6 +157,13 @@ CASES: dict[str, Callable[[Netns], frozenset[KernelObject]]] = {
         next_door() | compile.network(NEIGHBOURS) | container(ns, [(NEIGHBOURS, {})], EVERYWHERE)
     ),
     "static-routes": lambda ns: compile.network(FRONT) | container(ns, [(FRONT, {"routes": ROUTES})]),
+    "ptp": lambda ns: compile.network(LINKS) | container(ns, [(LINKS, {})], EVERYWHERE),
+    "ptp-no-icc": lambda ns: compile.network(HUSHED) | container(ns, [(HUSHED, {})], EVERYWHERE),
+    "ptp-beside-a-bridge": lambda ns: (
+        compile.network(LINKS)
+        | compile.network(FRONT)
+        | container(ns, [(LINKS, {"gateway_priority": None}), (FRONT, {})], EVERYWHERE)
+    ),
     # IPv4 by the higher priority, IPv6 by the only network that has it; ports follow.
     "two-networks": lambda ns: (
         compile.network(DUAL)

@@ -136,6 +136,6 @@ def _counted(work: Callable[[], None], directory: Path | None) -> None:
 
     before = count()
     work()
-    for family in ("inet", "bridge"):
+    for family in ("inet", "bridge", "arp"):
         subprocess.run(["nft", "delete", "table", family, "netd"], stderr=subprocess.DEVNULL)
     assert not (left := before.difference(count())), f"left behind:\n{left}"

@@ -184,9 +184,8 @@ class Lab:
 
     def network(self, name: str, *cidrs: str, **policy: Any) -> Network:
         subnets = tuple(Subnet(cidr=cidr, gateway=cidr[1]) for cidr in map(ip_network, cidrs))
-        net = Network(
-            id=names.digest(name, 32), name=name, driver="bridge", subnets=subnets, mtu=1500, **policy
-        )
+        given = {"driver": "bridge", "subnets": subnets, "mtu": 1500, **policy}
+        net = Network(id=names.digest(name, 32), name=name, **given)
         self.networks[net.id] = net
         self._used[net.id] = itertools.count(2)
         self.change(self.present | compile.network(net))
@@ -350,13 +349,14 @@ class Lab:
                     *("link", "add", item.name, "type", "veth"),
                     *("peer", "name", item.peer, "address", item.peer_mac, "netns", peer),
                 )
-                ip("link", "set", item.name, "addrgenmode", "none", "up")
+                ip("link", "set", item.name, "group", str(item.group), "addrgenmode", "none", "up")
             case BridgePort():
                 ip("link", "set", item.name, "master", item.bridge)
                 ip("link", "set", item.name, "type", "bridge_slave", *_flags(item))
             case Address():
                 nodad = ["nodad"] if item.address.version == 6 else []
-                ip("addr", verb, str(item.address), "dev", item.dev, *nodad)
+                onlink = [] if item.onlink else ["noprefixroute"]
+                ip("addr", verb, str(item.address), "dev", item.dev, *nodad, *onlink)
             case Up():
                 ip("link", "set", item.dev, "up")
             case Route():

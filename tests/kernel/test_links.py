@@ -16,6 +16,7 @@ from netd.kernel.dumps import BIRTH_GROUP
 from netd.kernel.host import HostKernel
 from netd.kernel.ports import ApplyError
 from netd.model import Netns
+from netd.names import LINK_GROUPS
 from netd.objects import (
     Add,
     Address,
@@ -145,6 +146,29 @@ async def test_what_somebody_set_down_renamed_or_resized_is_seen_and_mended(
     sh("ip link set nd-front name br9")
     assert await host_kernel.observe() == {replace(BRIDGE, name="br9"), pair}
     await unmake(host_kernel, replace(BRIDGE, name="br9"), pair)
+    await host_kernel.netns_delete(netns)
+
+
+async def test_a_pair_stays_in_its_group(host_kernel: HostKernel, sh: Shell) -> None:
+    """The rules tell networks without a bridge apart by it; a group of an administrator's own is let be."""
+    netns = await host_kernel.netns_create("web")
+    pair = replace(veth(netns), group=LINK_GROUPS | 7)
+    await make(host_kernel, pair)
+    assert await host_kernel.observe() == {pair}
+    assert f"group {pair.group}" in sh("ip link show ve-2")
+    sh("ip link set ve-2 group 42")
+    seen = replace(pair, group=0)
+    assert await host_kernel.observe() == {seen}
+    await host_kernel.apply([Change(seen, pair)])
+    assert await host_kernel.observe() == {pair}
+    await host_kernel.apply([Change(pair, seen)])
+    sh("ip link set ve-2 group 42")
+    before = host_kernel.writes
+    await make(host_kernel, seen)
+    assert await host_kernel.observe() == {seen}
+    assert "group 42" in sh("ip link show ve-2")
+    assert host_kernel.writes == before + 1, "only the attempt to make it"
+    await unmake(host_kernel, pair)
     await host_kernel.netns_delete(netns)
 
 

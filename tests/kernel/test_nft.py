@@ -23,6 +23,7 @@ SAMPLES: dict[str, Atom] = {
     "target6": IPv6Address("fe80::42:aff:fe59:2"),
     "proto": "udp",
     "port": 8080,
+    "group": 78 << 24 | 7,
     "family": "ipv6",
 }
 
@@ -36,9 +37,9 @@ def sample(family: str, name: str) -> Element:
 EVERY_SET = [sample(family, name) for family, name in firewall.SETS]
 
 
-def rules(sh: Shell) -> str:
-    """The loaded rules without counters and elements."""
-    return sh("nft -t list table inet netd; nft -t list table bridge netd")
+def rules(sh: Shell, how: str = "-t") -> str:
+    """The loaded rules, usually without counters and elements."""
+    return sh("; ".join(f"nft {how} list table {family} netd" for family in ("inet", "bridge", "arp")))
 
 
 async def test_an_element_of_every_set_is_observed_as_it_was_asked_for(host_kernel: HostKernel) -> None:
@@ -80,7 +81,7 @@ async def test_another_version_is_replaced_and_keeps_every_element(
     assert await host_kernel.observe() == frozenset(EVERY_SET)
 
 
-@pytest.mark.parametrize("family", ["inet", "bridge"])
+@pytest.mark.parametrize("family", ["inet", "bridge", "arp"])
 async def test_a_table_that_is_gone_is_loaded_again(host_kernel: HostKernel, sh: Shell, family: str) -> None:
     wanted = rules(sh)
     await host_kernel.close()
@@ -186,12 +187,17 @@ async def test_rules_and_every_known_element_are_put_back_at_once(host_kernel: H
     assert await host_kernel.observe() == frozenset(before)
     await host_kernel.apply([Add(item) for item in since])
     await host_kernel.apply([Remove(since[0])])
-    wanted = sh("nft -s list ruleset")
+    wanted = rules(sh, "-s")
     assert not await host_kernel.restore_rules(), "nothing was lost"
-    for damage in ("nft flush ruleset", "nft delete table bridge netd", "nft flush chain inet netd forward"):
+    for damage in (
+        "nft flush ruleset",
+        "nft delete table bridge netd",
+        "nft delete table arp netd",
+        "nft flush chain inet netd forward",
+    ):
         sh(damage)
         assert await host_kernel.restore_rules()
-        assert sh("nft -s list ruleset") == wanted
+        assert rules(sh, "-s") == wanted
     assert await host_kernel.observe() == frozenset(EVERY_SET) - {since[0]}
 
 

@@ -89,7 +89,7 @@ class PaperEngine(Faults):
         network = Network(
             id=id,
             name=request.name,
-            driver="bridge",
+            driver=request.driver,
             subnets=(Subnet(cidr=cidr, gateway=ip_address(cidr[1])),),
             mtu=1500,
             internal=request.internal,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netd import firewall
+from netd import firewall, names
 from netd.errors import Invalid
 from netd.firewall import SETS, atom_of, element_text
 from netd.model import Endpoint, GatewayMode, Network, PortMapping, Proto, Subnet
@@ -50,10 +50,10 @@ def test_a_network_is_known_by_its_bridge_and_its_gateways() -> None:
     assert lines(firewall.network(NET)) == [
         "inet netd bridges { nd-front }",
         "inet netd nat { nd-front }",
-        "inet netd intra { nd-front . nd-front }",
         "inet netd gateway4 { nd-front . 10.89.0.1 }",
-        "inet netd gateways4 { 10.89.0.1 }",
         "inet netd gateway6 { nd-front . fd00:1::1 }",
+        "inet netd intra { nd-front . nd-front }",
+        "inet netd gateways4 { 10.89.0.1 }",
         "inet netd gateways6 { fd00:1::1 }",
     ]
 
@@ -200,6 +200,57 @@ def test_every_element_of_a_published_port_is_known_as_such() -> None:
     assert not others & firewall.PUBLISHING
 
 
+# --- links without a bridge ----------------------------------------------------------------------------
+
+LINKS = replace(NET, driver="ptp", options={})
+LINK, GROUP = names.host_ifname(WEB), names.link_group(LINKS)
+
+
+def test_a_network_without_a_bridge_is_known_by_the_group_of_its_links() -> None:
+    gateways = ["inet netd gateways4 { 10.89.0.1 }", "inet netd gateways6 { fd00:1::1 }"]
+    assert lines(firewall.network(LINKS)) == [f"inet netd together {{ {GROUP} . {GROUP} }}", *gateways]
+    assert lines(firewall.network(replace(LINKS, icc=False))) == gateways
+
+
+@pytest.mark.parametrize(
+    ("policy", "sets"),
+    [
+        ({}, {"nat", "hairpin4", "hairpin6"}),
+        ({"icc": False}, {"nat", "hairpin4", "hairpin6"}),
+        ({"internal": True}, {"internal"}),
+        ({"gateway_mode": GatewayMode.ROUTED}, {"routed", "hairpin4", "hairpin6"}),
+    ],
+)
+def test_a_link_is_to_the_rules_a_bridge_with_one_member(policy: dict[str, object], sets: set[str]) -> None:
+    found = list(firewall.endpoint(replace(LINKS, **policy), WEB))  # type: ignore[arg-type]
+    always = {"bridges", "ptp", "gateway4", "gateway6", "bind4", "bind6"}
+    assert {each.set for each in found if each.family == "inet"} == always | sets
+    assert {each.set for each in found if each.family == "arp"} == {"ptp", "bind4"}
+    assert not [each for each in found if each.family == "bridge"]
+    assert {each.item[0] for each in found} == {LINK}
+
+
+def test_a_link_speaks_from_its_addresses_and_its_link_local_one() -> None:
+    assert [line for line in lines(firewall.endpoint(LINKS, WEB)) if "bind" in line] == [
+        f"arp netd bind4 {{ {LINK} . 02:42:0a:59:00:02 . 10.89.0.2 }}",
+        f"inet netd bind4 {{ {LINK} . 02:42:0a:59:00:02 . 10.89.0.2 }}",
+        f"inet netd bind6 {{ {LINK} . 02:42:0a:59:00:02 . fd00:1::2 }}",
+        f"inet netd bind6 {{ {LINK} . 02:42:0a:59:00:02 . fe80::42:aff:fe59:2 }}",
+    ]
+
+
+def test_detours_are_told_by_bridge_or_by_group() -> None:
+    assert lines(firewall.detours(WEB, [NET, LINKS, replace(LINKS, internal=True)], 4)) == [
+        "inet netd detour4 { 10.89.0.2 . nd-front }",
+        f"inet netd group_detour4 {{ 10.89.0.2 . {GROUP} }}",
+    ]
+
+
+def test_no_link_needs_the_relay_for_its_neighbours() -> None:
+    apart = replace(LINKS, icc=False)
+    assert "relayed" not in {each.set for each in firewall.published(apart, WEB, mapping(), 4)}
+
+
 # --- text ----------------------------------------------------------------------------------------------
 
 IFNAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,15}", fullmatch=True)
@@ -211,6 +262,7 @@ ATOMS = {
     "target6": st.ip_addresses(v=6),
     "proto": st.sampled_from(["tcp", "udp"]),
     "port": st.integers(1, 65535),
+    "group": st.integers(1, 2**32 - 1),
     "family": st.sampled_from(["ipv4", "ipv6"]),
 }
 

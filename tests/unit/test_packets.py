@@ -65,8 +65,8 @@ class House:
         self.server = PacketServer(packets, self.path, None)
 
     async def furnish(self) -> None:
-        for name in ("front", "back"):
-            await self.engine.create_network(NetworkRequest(name=name))
+        for name, driver in (("front", "bridge"), ("back", "bridge"), ("links", "ptp")):
+            await self.engine.create_network(NetworkRequest(name=name, driver=driver))
         sandbox = Sandbox(id="web-id", name="web", owner=Owner.CONTAINER, netns=WEB)
         await self.engine.attach(sandbox, [Want(network="front"), Want(network="back")])
 
@@ -130,6 +130,7 @@ def test_what_a_target_means(tmp_path: Path) -> None:
         ("web:no such", "frames", Invalid, "interface name"),
         ("web:eth7", "frames", NotFound, "eth7"),
         ("network:side", "frames", NotFound, "side"),
+        ("network:links", "frames", Invalid, "has no bridge to capture at"),
         ("host", "frames", Invalid, "like host:eth0"),
         ("alone:eth0", "frames", Invalid, "shares the host's network"),
         ("over:eth0", "frames", Invalid, "'over' is not running"),

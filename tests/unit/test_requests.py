@@ -166,6 +166,34 @@ def test_sysctls_of_an_interface_that_there_will_not_be_are_refused() -> None:
         requests.check_sysctls(other, [end(ifname="eth0")])
 
 
+LINKS = resolve(NetworkRequest(name="links", driver="ptp", subnets=("10.7.0.0/24",), ipv6=True))
+
+
+@pytest.mark.parametrize("via", [None, "10.7.0.9"])
+def test_without_a_bridge_only_the_gateway_leads_anywhere(via: str | None) -> None:
+    route = StaticRoute(destination=ip_network("10.0.0.0/8"), via=ip_address(via) if via else None)
+    with pytest.raises(Invalid, match="nothing is next to a container but its gateway"):
+        requests.check_wants("web", [Want(network="links", routes=(route,))], [LINKS], [])
+    good = replace(route, via=ip_address("10.7.0.1"))
+    requests.check_wants("web", [Want(network="links", routes=(good,))], [LINKS], [])
+
+
+def test_without_a_bridge_nobody_routes_for_others() -> None:
+    router = Want(network="links", options={"router": "yes"})
+    with pytest.raises(Invalid, match="network 'links' can have no router"):
+        requests.check_wants("web", [router], [LINKS], [])
+    requests.check_wants("web", [router], [FRONT], [])
+
+
+def test_two_networks_without_a_bridge_are_never_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(LINKS, id="cd" * 16, name="other")
+    request = NetworkRequest(name="new", driver="ptp", subnets=("10.8.0.0/24",))
+    assert resolve(request, [other]).driver == "ptp"
+    monkeypatch.setattr("netd.names.link_group", lambda network: 7)
+    with pytest.raises(AlreadyExists, match="in the group of network 'other'; try again"):
+        resolve(request, [other])
+
+
 def test_interfaces_are_numbered_around_the_names_that_were_asked_for() -> None:
     def made(want: Want, siblings: list[Endpoint], named: list[str]) -> Endpoint:
         return requests.endpoint(

@@ -16,6 +16,7 @@ NFT = {
     "inet_proto": "proto",
     "inet_service": "port",
     "nf_proto": "family",
+    "devgroup": "group",
     # typeof
     "iifname": "ifname",
     "ether saddr": "mac",
@@ -36,12 +37,13 @@ def declared() -> Iterator[tuple[tuple[str, str], SetType]]:
 
 def test_the_table_of_sets_is_that_of_the_text() -> None:
     found = dict(declared())
-    assert found.pop(("inet", "version")) == found.pop(("bridge", "version")) == SetType(("ifname",))
+    for family in ("inet", "bridge", "arp"):
+        assert found.pop((family, "version")) == SetType(("ifname",))
     assert found == SETS
 
 
 def test_every_set_is_used_by_a_rule_and_every_rule_uses_a_set_that_exists() -> None:
-    for family, text in (("inet", ruleset.INET), ("bridge", ruleset.BRIDGE)):
+    for family, text in (("inet", ruleset.INET), ("bridge", ruleset.BRIDGE), ("arp", ruleset.ARP)):
         used = set(re.findall(r"@(\w+)\b(?!,)", text))
         assert used == {name for table, name in SETS if table == family}
 
@@ -53,7 +55,7 @@ def test_no_set_has_intervals() -> None:
 
 def test_the_version_changes_with_the_rules_and_fits_its_set() -> None:
     assert re.fullmatch(r"[0-9a-f]{12}", ruleset.VERSION)
-    assert ruleset.TEXT.count(f'"{ruleset.VERSION}"') == 2
+    assert ruleset.TEXT.count(f'"{ruleset.VERSION}"') == 3
 
 
 def test_loading_empties_chains_and_the_version_but_no_other_set() -> None:
@@ -61,6 +63,8 @@ def test_loading_empties_chains_and_the_version_but_no_other_set() -> None:
     assert flushes == [
         "flush table inet netd",
         "flush table bridge netd",
+        "flush table arp netd",
         "flush set inet netd version",
         "flush set bridge netd version",
+        "flush set arp netd version",
     ]

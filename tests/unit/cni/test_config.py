@@ -122,13 +122,22 @@ def test_wrong_types_have_code_7_and_say_where(key: str, value: Any, where: str)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("vlan", 7), ("promiscMode", True), ("enabledad", True), ("mode", "ptp")]
+    ("key", "value"), [("vlan", 7), ("promiscMode", True), ("enabledad", True), ("mode", "macvlan")]
 )
 def test_what_cannot_be_done_has_code_2_with_key_and_value(key: str, value: Any) -> None:
     error = refused(**{key: value})
     assert error.cni == 2
     assert key in str(error)
     assert json.dumps(value) in str(error)
+
+
+def test_a_mode_without_a_bridge() -> None:
+    assert parse(mode="ptp").mode == "ptp"
+    error = refused(mode="ptp", bridge="cni0")
+    assert error.cni == 7
+    assert "cni0" in str(error)
+    assert refused(mode="ptp", network="front").cni == 7
+    assert parse(mode="bridge", network="front").network == "front"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -40,6 +41,13 @@ def rendered(version: str, result: Result = WHOLE) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(results.render(result, version))
     assert found.pop("cniVersion") == version
     return found
+
+
+def test_without_a_bridge_there_is_the_pair_alone() -> None:
+    net = replace(NETWORK, driver="ptp")
+    found = rendered("1.0.0", results.of(net, SANDBOX, ENDPOINT, (4, 6), {}))
+    assert [each["name"] for each in found["interfaces"]] == [names.host_ifname(ENDPOINT), "eth0"]
+    assert [each["interface"] for each in found["ips"]] == [1, 1]
 
 
 def test_the_newest_shape() -> None:

@@ -49,6 +49,14 @@ def test_a_network_of_ones_own() -> None:
     assert found.options == {"bridge.name": "cni0"}
 
 
+def test_a_network_without_a_bridge() -> None:
+    assert wishes.network_request(parsed(mode="ptp"), None).driver == "ptp"
+    assert wishes.network_request(parsed(mode="bridge"), None).driver == "bridge"
+    assert (
+        wishes.digest(parsed(mode="ptp")) != wishes.digest(parsed()) == wishes.digest(parsed(mode="bridge"))
+    )
+
+
 def test_a_network_without_subnets_leaves_the_choice_to_netd() -> None:
     found = wishes.network_request(parsed(), None)
     assert (found.subnets, found.gateways, found.gateway_mode, found.options) == ((), (), "nat", {})

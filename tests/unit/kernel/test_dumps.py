@@ -111,10 +111,11 @@ def test_only_what_is_tagged_is_ours(alias: str, group: int, ours: bool) -> None
     assert replace(LINK, alias=alias, group=group).ours is ours
 
 
+@pytest.mark.parametrize("onlink", [True, False])
 @pytest.mark.parametrize("address", [IPv4Interface("10.89.0.2/24"), IPv6Interface("fd00::2/64")])
-def test_addresses(address: IPv4Interface | IPv6Interface) -> None:
-    message = fastnl.address_add(4, address, ROUTE_PROTOCOL)
-    assert dumps.address(body(message)) == (4, address, ROUTE_PROTOCOL)
+def test_addresses(address: IPv4Interface | IPv6Interface, onlink: bool) -> None:
+    message = fastnl.address_add(4, address, ROUTE_PROTOCOL, onlink=onlink)
+    assert dumps.address(body(message)) == (4, address, onlink, ROUTE_PROTOCOL)
 
 
 def test_routes() -> None:

@@ -149,6 +149,14 @@ def test_ipv4_addresses() -> None:
     assert fastnl.address_delete(4, IPv4Interface("10.89.0.2/24")) == deleted
 
 
+def test_an_address_without_its_prefix() -> None:
+    fields = {"family": 2, "prefixlen": 24, "flags": 0, "scope": 0, "index": 4}
+    address = [["IFA_LOCAL", "10.89.0.2"], ["IFA_ADDRESS", "10.89.0.2"], ["IFA_BROADCAST", "10.89.0.255"]]
+    rest = [["IFA_PROTO", 78], ["IFA_FLAGS", fastnl.IFA_F_NOPREFIXROUTE]]
+    added = encoded(ifaddrmsg, fields, address + rest, fastnl.RTM_NEWADDR, fastnl.NLM_F_ACK | CREATE)
+    assert fastnl.address_add(4, IPv4Interface("10.89.0.2/24"), 78, onlink=False) == added
+
+
 def test_a_point_to_point_address_has_no_broadcast() -> None:
     assert struct.pack("=HH", 8, fastnl.IFA_BROADCAST) not in fastnl.address_add(
         4, IPv4Interface("10.0.0.1/31"), 78
