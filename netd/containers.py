@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ from netd.registry import Life, Record, Registry
 from netd.runtime.spec import Attached, LogEntry, Process, Runtime, Status
 from netd.settings import Settings
 from netd.store.base import Store
-from netd.tasks import carry_through, spawn
+from netd.tasks import carry_through, each, spawn
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +104,13 @@ class Containers:
         await self._registry.load()
         known = self._registry.unreadable | {life.record.id for life in self._registry}
         strangers = [id for id in await self._runtime.containers() if id not in known]
-        await _each(map(self._runtime.remove, strangers), "removing containers without a record")
-        await _each(map(self._take_over, self._registry), "taking over containers")
+        await each(map(self._runtime.remove, strangers), "removing containers without a record")
+        await each(map(self._take_over, self._registry), "taking over containers")
         alive = {life.record.id for life in self._registry if life.record.state == "running"}
         alive |= self._registry.unreadable
         sandboxes = self._engine.view.sandboxes.values()
         lost = [s.id for s in sandboxes if s.owner is Owner.CONTAINER and s.id not in alive]
-        await _each(map(self._engine.detach, lost), "detaching sandboxes without a container")
+        await each(map(self._engine.detach, lost), "detaching sandboxes without a container")
 
     async def close(self) -> None:
         """Let what is being made or removed come to its end, and stop watching. The containers go on."""
@@ -140,6 +140,10 @@ class Containers:
         record = life.record
         if record.state == "exited":
             life.ended.set()
+            try:
+                await self._runtime.status(record.id)
+            except NotFound:  # the last daemon died while it removed it
+                await self._remove(life)
         elif record.state == "created":
             await self._undo(life)
         elif (status := await self._status(record.id)).state == "running":
@@ -268,7 +272,7 @@ class Containers:
     async def _undo(self, life: Life) -> None:
         """Leave nothing of a container. What fails is logged and does not keep the rest."""
         record = life.record
-        await _each([self._runtime.remove(record.id)], f"removing container {record.name}")
+        await each([self._runtime.remove(record.id)], f"removing container {record.name}")
         # A namespace may have been made without having been written down.
         labels = [] if record.netns or record.shares else [_second_label(record), record.name]
         held = {life.record.netns.label for life in self._registry if life.record.netns}
@@ -278,7 +282,7 @@ class Containers:
                 netns = Netns(label=label, path=path, device=0, inode=0)
                 await self._leave_network(msgspec.structs.replace(record, netns=netns))
         await self._leave_network(record)
-        await _each([self._registry.forget(life)], f"forgetting container {record.name}")
+        await each([self._registry.forget(life)], f"forgetting container {record.name}")
         # Where even that failed, it can be removed like one that has ended.
         life.record = msgspec.structs.replace(life.record, state="exited", netns=None, exit_code=LOST)
         life.ended.set()
@@ -301,33 +305,35 @@ class Containers:
 
     async def _finish(self, life: Life, status: Status) -> None:
         """The process has ended: take it out of its networks, and away with it if it was `--rm`."""
-        remove = life.record.request.remove
         async with life.lock:
             name = life.record.name
-            await self._leave_network(life.record)
+            left = await self._leave_network(life.record)
+            remove = life.record.request.remove and left
             life.record = msgspec.structs.replace(
                 life.record,
                 state="exited",
-                netns=None,
+                netns=None if left else life.record.netns,
                 pid=0,
                 exit_code=status.exit_code,
                 oom_killed=status.oom_killed,
                 finished=status.finished or time.time(),
             )
             if remove:
-                await _each([self._runtime.remove(life.record.id)], f"removing container {name}")
-                await _each([self._registry.forget(life)], f"forgetting container {name}")
+                await each([self._runtime.remove(life.record.id)], f"removing container {name}")
+                await each([self._registry.forget(life)], f"forgetting container {name}")
             else:
-                await _each([self._registry.save(life, life.record)], f"recording the end of {name}")
+                await each([self._registry.save(life, life.record)], f"recording the end of {name}")
         self._events.emit("container", "exit", life.record.id, name, code=str(status.exit_code))
         if remove:
             self._events.emit("container", "remove", life.record.id, name)
         life.ended.set()
 
-    async def _leave_network(self, record: Record) -> None:
-        if record.netns is not None:
-            await _each([self._engine.detach(record.id)], f"detaching {record.name}")
-            await _each([self._kernel.netns_delete(record.netns)], f"namespace of {record.name}")
+    async def _leave_network(self, record: Record) -> bool:
+        """Whether nothing of it is left; an endpoint that is, the engine takes away later."""
+        if record.netns is None:
+            return True
+        await each([self._engine.detach(record.id)], f"detaching {record.name}")
+        return await each([self._kernel.netns_delete(record.netns)], f"namespace of {record.name}")
 
     async def wait(self, ref: str) -> Record:
         """Answer when the container has ended and its network is gone."""
@@ -383,6 +389,8 @@ class Containers:
         async with life.lock:
             if life.record.id not in self._registry:  # its end removed it: --rm
                 return
+            if life.record.netns:  # which could not be left when it ended
+                await self._kernel.netns_delete(life.record.netns)
             await self._runtime.remove(life.record.id)
             await self._registry.forget(life)
         self._events.emit("container", "remove", life.record.id, life.record.name)
@@ -475,15 +483,6 @@ class Containers:
                 "or publish ports"
             )
         return life
-
-
-async def _each(steps: Iterable[Awaitable[object]], what: str) -> None:
-    """All of `steps`, at once; one that fails is logged and does not keep the others."""
-    for outcome in await asyncio.gather(*steps, return_exceptions=True):
-        if isinstance(outcome, NetdError):
-            log.error("%s: %s", what, outcome)
-        elif isinstance(outcome, Exception):
-            log.error("%s failed", what, exc_info=outcome)
 
 
 def _second_label(record: Record) -> str:

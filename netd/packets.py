@@ -87,7 +87,7 @@ class Packets:
 
     def _of_container(self, owner: str, ifname: str, kind: PacketKind) -> list[Point]:
         record = self._containers.find(owner)
-        if record.netns is None:
+        if record.netns is None or record.state != "running":
             why = (
                 "is not running"
                 if record.state != "running"

@@ -32,8 +32,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `state` is "created" while it is being made, "running", or "exited". Times are seconds since the
     epoch, 0 where it did not happen yet; `pid` is that of the first process as the host sees it, 0
-    unless running. `netns` is None with the host's network, and after the end. `shares` is the id of the
-    container whose network namespace this one is in, and whose it stays; empty for one of its own.
+    unless running. `netns` is None with the host's network, and after the end, unless it could not be
+    removed. `shares` is the id of the container whose network namespace this one is in, and whose it
+    stays; empty for one of its own.
     """
 
     id: str

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar, cast
+
+from netd.errors import NetdError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -49,6 +51,17 @@ async def first_to_end(*coroutines: Coroutine[Any, Any, Any]) -> None:
     for task in running:
         if task in ended:
             task.result()
+
+
+async def each(steps: Iterable[Awaitable[object]], what: str) -> bool:
+    """All of `steps`, at once; one that fails is logged and does not keep the others. Whether none did."""
+    outcomes = await asyncio.gather(*steps, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, NetdError):
+            log.error("%s: %s", what, outcome)
+        elif isinstance(outcome, Exception):
+            log.error("%s failed", what, exc_info=outcome)
+    return not any(isinstance(outcome, BaseException) for outcome in outcomes)
 
 
 async def carry_through(coroutine: Coroutine[Any, Any, T], *, name: str) -> T:

@@ -122,10 +122,9 @@ class Host:
 
     async def crash(self) -> None:
         """The daemon dies where it stands; the kernel and the files are what they are."""
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # some begin others when they end
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
         await self.store.close()
         await self.kernel.close()

@@ -1,16 +1,15 @@
 """Every change is whole or absent, at whatever step the daemon dies, and wherever something fails.
 
-A `Fuse` is put between the engine and its surroundings. It counts the steps that leave a trace (each
-kernel operation, each commit, each word to the DNS) and burns at the Nth: either the daemon dies
-there (`Crash`, which no code of the product catches), or that step fails with an error. Each use
-case is run with N = 1, 2, 3, … until the fuse no longer burns, so every step is hit.
+A `Fuse` (`tests.unit.fuse`) stands between the engine and its surroundings and burns at the Nth step that
+leaves a trace: either the daemon dies there, or that step fails with an error. Each use case is run with
+N = 1, 2, 3, … until the fuse no longer burns, so every step is hit. Containers, CNI and overlays are in
+`test_crashes`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,11 @@ from typing import Any
 import pytest
 
 from netd.changes import Undo
-from netd.errors import AlreadyExists, KernelError, NetdError, NotFound, Unavailable
-from netd.kernel.fake import FakeKernel
-from netd.kernel.ports import ApplyError
+from netd.errors import AlreadyExists, KernelError, NotFound, Unavailable
 from netd.model import NetworkRequest, Proto, Want
-from netd.objects import Op
-from netd.store.base import Put, Store, Table, Write
-from tests.unit.host import Feed, Host, port
+from netd.store.base import Put, Table
+from tests.unit.fuse import Fuse, FusedFeed, FusedKernel, FusedStore
+from tests.unit.host import Host, port
 
 FRONT = NetworkRequest(name="front", ipv6=True)
 BACK = NetworkRequest(name="back")
@@ -36,97 +33,12 @@ CALLED_SHOP = Put(Table.CONTAINER, "id-web", b"shop")
 PORTS = (port(18080), port(18053, proto=Proto.UDP, container=53))
 
 
-class Crash(BaseException):
-    """The process dies."""
-
-
-class Fuse:
-    """Burns at the `left`th step; 0 never does."""
-
-    def __init__(self) -> None:
-        self.left = 0
-        self.how: Callable[[str], BaseException] = Crash
-        self.burnt = False
-
-    def step(self, what: str) -> None:
-        if self.left:
-            self.left -= 1
-            if not self.left:
-                self.burnt = True
-                raise self.how(what)
-
-
-class FusedKernel:
-    """A kernel in which each operation is a step."""
-
-    def __init__(self, kernel: FakeKernel, fuse: Fuse) -> None:
-        self._kernel = kernel
-        self._fuse = fuse
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._kernel, name)
-
-    async def apply(self, ops: Sequence[Op]) -> None:
-        done: list[Op] = []
-        for op in ops:
-            try:
-                self._fuse.step("kernel")
-                await self._kernel.apply([op])
-            except NetdError as error:
-                cause = error.cause if isinstance(error, ApplyError) else error
-                raise ApplyError(cause, done) from error
-            done.append(op)
-
-
-class FusedStore:
-    """A store in which each commit is two steps: one may die before it and after it."""
-
-    def __init__(self, store: Store, fuse: Fuse) -> None:
-        self._store = store
-        self._fuse = fuse
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def define(self, *writes: Write) -> None:
-        self._fuse.step("store")
-        await self._store.define(*writes)
-        if self._fuse.how is Crash:
-            self._fuse.step("store")
-
-    async def live(self, *writes: Write) -> None:
-        self._fuse.step("store")
-        await self._store.live(*writes)
-        if self._fuse.how is Crash:
-            self._fuse.step("store")
-
-
-class FusedFeed(Feed):
-    """A name feed in which each word is a step."""
-
-    def __init__(self, fuse: Fuse) -> None:
-        super().__init__()
-        self._fuse = fuse
-
-    async def network_added(self, network: Any) -> None:
-        self._fuse.step("feed")
-        await super().network_added(network)
-
-    async def network_removed(self, network: Any) -> None:
-        self._fuse.step("feed")
-        await super().network_removed(network)
-
-    async def sandbox_changed(self, sandbox: Any, endpoints: Any) -> None:
-        self._fuse.step("feed")
-        await super().sandbox_changed(sandbox, endpoints)
-
-
 @dataclass(frozen=True)
 class Case:
     """A use case: what must be there first, and the request."""
 
     prepare: Callable[[Host], Awaitable[object]]
-    request: Callable[[Host], Awaitable[object]]
+    request: Callable[[Host], Coroutine[Any, Any, object]]
 
 
 async def nothing(host: Host) -> None:
@@ -179,9 +91,6 @@ CASES = {
     "rename": Case(attached_twice, lambda host: host.engine.rename("id-web", "shop", [CALLED_SHOP])),
     "unpublish": Case(attached, lambda host: host.engine.unpublish("id-web", PORTS)),
 }
-ERRORS = (errno.ENOMEM, errno.EBUSY, errno.EPERM, errno.EEXIST, errno.ENOSPC)
-"""What a step may fail with, in turn from one step to the next."""
-
 CONFLICTS = (AlreadyExists, NotFound)
 """What the repetition of a request may be answered with, where it had succeeded before."""
 
@@ -193,8 +102,8 @@ def memory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def fused(directory: Path) -> tuple[Host, Fuse]:
-    host, fuse = Host(directory), Fuse()
+def fused(directory: Path, *, kills: bool) -> tuple[Host, Fuse]:
+    host, fuse = Host(directory), Fuse(kills=kills)
 
     def wrap(host: Host) -> None:
         host.seen = FusedKernel(host.kernel, fuse)
@@ -244,25 +153,18 @@ def test_dying_at_any_step(name: str, memory: Path) -> None:
     """After a death: whole or absent, the request can be repeated, and all of it can be removed."""
 
     async def story(number: int) -> bool:
-        host, fuse = fused(memory / str(number))
+        host, fuse = fused(memory / str(number), kills=True)
         await host.start()
         await CASES[name].prepare(host)
-        fuse.left = number
-        try:
-            await CASES[name].request(host)
-        except (Crash, asyncio.CancelledError):
-            assert fuse.burnt
-        burnt, fuse.left = fuse.burnt, 0
+        fuse.arm(number)
+        burnt = not await fuse.survived(CASES[name].request(host))
         if burnt:
             await host.crash()
             # The next start dies, too, at a step that differs from run to run; the one after does not.
-            fuse.left, fuse.burnt = number % 11 + 1, False
-            try:
-                await host.start()
-            except (Crash, asyncio.CancelledError):
-                assert fuse.burnt
+            fuse.arm(number % 11 + 1)
+            await fuse.survived(host.start())
             await host.crash()
-            fuse.left = 0
+            fuse.arm(0)
             await host.start()
         host.assert_as_wanted()
         await assert_remembered(host)
@@ -286,18 +188,18 @@ def test_failing_at_any_step(name: str, memory: Path) -> None:
     removing = name in ("remove", "detach")
 
     async def story(number: int) -> bool:
-        host, fuse = fused(memory / str(number))
-        fuse.how = lambda what: KernelError(ERRORS[number % len(ERRORS)], "a step")
+        host, fuse = fused(memory / str(number), kills=False)
         await host.start()
         await CASES[name].prepare(host)
         before = everything_of(host)
-        fuse.left = number
+        fuse.arm(number)
         failed = False
         try:
             await CASES[name].request(host)
         except KernelError:
             failed = True
-        burnt, fuse.left = fuse.burnt, 0
+        burnt = fuse.burnt
+        fuse.arm(0)
         if failed and not removing:
             assert everything_of(host) == before
             await assert_remembered(host)
