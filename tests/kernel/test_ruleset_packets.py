@@ -404,6 +404,27 @@ def test_a_bridge_of_somebody_else_is_let_be(lab: Lab) -> None:
         lab["east"].run("ping", "-c1", "-W5", "2001:db8:5::2")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_somebody_elses_policy_may_know_connections_that_stay_on_a_bridge(lab: Lab, family: int) -> None:
+    """What bridge-nf-call-iptables is turned on for: rules that let a neighbour connect one way only."""
+    if not lab.bridge_nf:
+        pytest.skip("without br_netfilter no such rule sees a frame that stays on a bridge")
+    web, api, front = lab.ip("web", family), lab.ip("api", family), lab.bridge("front")
+    ip = "ip" if family == 4 else "ip6"
+    lab["host"].run(
+        "nft",
+        "table inet foreign { chain forward { type filter hook forward priority 10; policy accept;"
+        f" iifname {front} oifname {front} ct state established accept;"
+        f" iifname {front} oifname {front} {ip} saddr {api} tcp dport 80 accept;"
+        f" iifname {front} oifname {front} meta l4proto tcp drop; }}; }}",
+    )
+    try:
+        expect(lab, "api", {("tcp", web, 80): f"web {api}"})
+        expect(lab, "web", {("tcp", api, 80): None})
+    finally:
+        lab["host"].run("nft", "delete", "table", "inet", "foreign")
+
+
 # --- martians --------------------------------------------------------------------------------------------
 
 

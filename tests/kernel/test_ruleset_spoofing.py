@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.dhcp6 import DHCP6_Reply
-from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     ICMPv6MLQuery,
@@ -101,6 +101,15 @@ def udp(who: Who, source: str, to: str = "") -> Packet:
     return Ether(src=who.mac, dst=BROADCAST) / layer / UDP(sport=5, dport=5) / Raw(b"payload")
 
 
+def tcp(who: Who, source: str, *tags: Packet) -> Packet:
+    """As `udp`, the beginning of a TCP connection; the rules have a short way for it. `tags` stand before."""
+    frame = Ether(src=who.mac, dst=BROADCAST)
+    for tag in tags:
+        frame /= tag
+    layer = IPv6(src=source, dst="ff02::1") if ":" in source else IP(src=source, dst="255.255.255.255")
+    return frame / layer / TCP(sport=5, dport=5, flags="S")
+
+
 def arp_header(cast: Cast, header: str) -> Packet:
     """An answer of `evil` for itself in which hardware, protocol, lengths and operation are replaced."""
     honest = ARP(op=2, hwsrc=cast.evil.mac, psrc=cast.evil.ip, hwdst=cast.web.mac, pdst=cast.web.ip)
@@ -135,6 +144,8 @@ HONEST: dict[str, Make] = {
     "IPv4 to the neighbour": lambda c: udp(c.evil, c.evil.ip, c.web.ip),
     "IPv6 multicast": lambda c: udp(c.evil, c.evil.ip6),
     "IPv6 link-local": lambda c: udp(c.evil, c.evil.ll),
+    "TCP over IPv4": lambda c: tcp(c.evil, c.evil.ip),
+    "TCP over IPv6": lambda c: tcp(c.evil, c.evil.ip6),
     "DHCP question": lambda c: (
         udp(c.evil, c.evil.ip)
         if False
@@ -213,6 +224,15 @@ DISHONEST: dict[str, Make] = {
     "the bridge's link-local address": lambda c: udp(c.evil, c.gw.ll),
     "the unspecified IPv6 address": lambda c: udp(c.evil, "::"),
     "an IPv4-mapped address": lambda c: udp(c.evil, f"::ffff:{c.evil.ip}"),
+    "TCP from another's MAC": lambda c: tcp(c.web, c.evil.ip),
+    "TCP from another's MAC, IPv6": lambda c: tcp(c.web, c.evil.ip6),
+    "TCP from another's MAC and address": lambda c: tcp(c.api, c.api.ip),
+    "TCP from another's IPv4 address": lambda c: tcp(c.evil, c.api.ip),
+    "TCP from the gateway's IPv4 address": lambda c: tcp(c.evil, c.gw.ip),
+    "TCP from another's IPv6 address": lambda c: tcp(c.evil, c.api.ip6),
+    "TCP from the unspecified IPv6 address": lambda c: tcp(c.evil, "::"),
+    "TCP behind a VLAN tag": lambda c: tcp(c.evil, c.evil.ip, Dot1Q(vlan=7)),
+    "TCP behind a priority tag, IPv6": lambda c: tcp(c.evil, c.evil.ip6, Dot1Q(vlan=0)),
     "ARP question for another": lambda c: (
         Ether(src=c.evil.mac, dst=BROADCAST) / ARP(op=1, hwsrc=c.evil.mac, psrc=c.api.ip, pdst=c.web.ip)
     ),
@@ -444,6 +464,8 @@ def test_a_guarded_port_without_bindings_passes_nothing(lab: Lab) -> None:
     frames = [
         udp(bare, bare.ip),
         udp(bare, bare.ip6),
+        tcp(bare, bare.ip),
+        tcp(bare, bare.ip6),
         Ether(src=bare.mac, dst=BROADCAST) / ARP(op=1, hwsrc=bare.mac, psrc=bare.ip, pdst="10.89.1.3"),
     ]
     binding = {
@@ -461,5 +483,8 @@ def test_a_guarded_port_without_bindings_passes_nothing(lab: Lab) -> None:
         lab["bare"]("send", "eth0", [bytes(frame).hex() for frame in frames])
         lab["evil"]("tell", lab.ip("web", 4), 7, MARK)
         arrived = lab["web"]("captured", "eth0", MARK, 10.0)
-        assert not [frame for frame in frames if bytes(frame).hex() in arrived]
+        # A binding says whose MAC and address a port may use, and that is all that TCP is asked.
+        bound = lost is not binding
+        passed = [frame for frame in frames if bytes(frame).hex() in arrived]
+        assert passed == [frame for frame in frames if TCP in frame and bound]
         lab.change(whole)
