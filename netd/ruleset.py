@@ -257,7 +257,16 @@ table inet netd {
         oifname @clamped tcp option maxseg size set rt mtu
     }
 
+    # A packet with a source route is seen here, and known to connection tracking, by the address that is
+    # replaced behind this hook (ip_forward_options in net/ipv4/ip_options.c): whoever speaks with the host
+    # would speak with its containers. For IPv6 there is none any more (RFC 5095).
+    chain optioned {
+        ip option lsrr exists drop
+        ip option ssrr exists drop
+    }
+
     chain to_container {
+        ip hdrlength != 5 jump optioned
         oifname . ip saddr @far4 goto from_far
         oifname . ip6 saddr @far6 goto from_far
         ct state established,related accept

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SWAPPED = ("s/a", "s/a/b", "s/a/b/c", "v", "v/w", "v/w/x", "etc", "proc", "sys", "dev")
 """Of the volume `s` and the root file system: every component of which something is mounted or made."""
 
@@ -31,7 +32,7 @@ def contents(path: Path) -> dict[str, int]:
     return {str(entry): entry.lstat().st_mode for entry in sorted(path.rglob("*"))}
 
 
-@pytest.mark.parametrize("rounds", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [150, pytest.param(10_000, marks=SLOW)])
 def test_every_component_swapped_for_a_link_while_mounting(
     busybox: Path, tmp_path: Path, rounds: int
 ) -> None:
