@@ -266,6 +266,7 @@ def test_a_header_cut_in_two_opens_nothing(lab: Lab, family: int) -> None:
     source, target = CLIENT[family], lab.ip("web", family)
     layer = (IP if family == 4 else IPv6)(src=source, dst=target)
     segment = bytes(layer / TCP(sport=40003, dport=80, flags="S", options=[("MSS", 1000)]))[len(layer) :]
+    cut: list[Packet]
     if family == 4:
         cut = [
             IP(src=source, dst=target, id=number, flags="MF", proto=6) / Raw(segment[:8]),
