@@ -186,7 +186,8 @@ def pieces(lab: Lab, sender: str, family: int, target: str, port: int, said: byt
     datagram = UDP(sport=40001, dport=port) / Raw(said * 300)
     if family == 4:
         return [
-            head / part for part in fragment(IP(src=source, dst=target, id=next(_words)) / datagram, 1400)
+            head / part
+            for part in fragment(IP(src=source, dst=target, id=next(_words)) / datagram, 1400)  # type: ignore[no-untyped-call]
         ]
     whole = IPv6(src=source, dst=target) / IPv6ExtHdrFragment(id=next(_words)) / datagram
     return [head / part for part in fragment6(whole, 1400)]  # type: ignore[no-untyped-call]
