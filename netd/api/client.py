@@ -113,6 +113,14 @@ class Client:
         )
         self._stub = netd_pb2_grpc.NetdStub(self._channel)  # type: ignore[no-untyped-call]  # generated
 
+    def at(self, ref: str) -> Client:
+        """The daemon that has a container: here there is one (see `netd.topology.daemon`)."""
+        return self
+
+    def seeing(self, target: str) -> list[tuple[Client, str]]:
+        """The daemons that see the packets of a target; likewise."""
+        return [(self, "")]
+
     def close(self) -> None:
         """End the connection and cancel what is still going on over it."""
         self._channel.close()

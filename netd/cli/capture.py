@@ -41,25 +41,22 @@ def capture(targets: str, filter: Sequence[str], output: str | None, count: int 
         netd capture web -w - | wireshark -k -i -
     """
     wanted = tuple(target for target in targets.split(",") if target)
-    record(Path(connected().path), [Wish(wanted, " ".join(filter))], output, count)
+    record([Wish(Path(connected().path), wanted, " ".join(filter))], output, count)
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Targets, as the daemon calls them, and what of their packets is wanted."""
+    """Targets, as the daemon whose API is at `api` calls them, and what of their packets is wanted; `called`
+    gives the points the names that are shown."""
 
+    api: Path
     targets: tuple[str, ...]
     filter: str = ""
+    called: Callable[[str], str] = str
 
 
-def record(
-    api: Path,
-    wishes: Sequence[Wish],
-    output: str | None,
-    count: int | None,
-    called: Callable[[str], str] = str,
-) -> None:
-    """Record what is wished for until it is enough; `called` gives the points the names that are shown."""
+def record(wishes: Sequence[Wish], output: str | None, count: int | None) -> None:
+    """Record what is wished for until it is enough."""
     from netd.capture import points
     from netd.capture.recorder import Recorder
 
@@ -67,9 +64,9 @@ def record(
         file = stack.enter_context(_opened(output))
         found: list[list[Point]] = []
         for wish in wishes:
-            found.append(points.listening(points.beside(api), wish.targets))
+            found.append(points.listening(points.beside(wish.api), wish.targets))
             for point in found[-1]:
-                point.name = called(point.name)
+                point.name = wish.called(point.name)
         names = list(dict.fromkeys(point.name for group in found for point in group))
         written = _Output(file, names, count or 0)
         recorders = [

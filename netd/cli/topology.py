@@ -15,17 +15,22 @@ from netd.cli.options import connected, json_option, socket_option
 from netd.cli.render import as_dict, print_json, print_table, published
 from netd.cli.topology_project import (
     container_of,
+    daemon,
     file_options,
     is_file,
+    is_up,
     loaded,
     named,
+    of_file,
     project_of,
+    started,
     there,
 )
-from netd.errors import Invalid
+from netd.errors import Invalid, Unreachable
 
 if TYPE_CHECKING:
     from netd.api import netd_pb2 as pb
+    from netd.topology.daemon import Daemon
     from netd.topology.project import Project
 
 
@@ -59,18 +64,29 @@ def up(file: str, dry_run: bool, no_wait: bool, quiet: bool, **options: Any) -> 
     What the file leaves as it was is not touched. If something cannot be started, what this command made
     is removed again.
     """
-    client = connected()
-    project = loaded(file, **options, state_dir=client.version().state_dir)
-    from netd.topology.plan import plan
+    project = loaded(file, **options, with_volumes=True)
+    from netd.topology import hosts
+    from netd.topology.plan import existing, plan
     from netd.topology.up import carry_out, look
 
-    planned = plan(project, look(client, project.name))
+    tell = (lambda step: None) if quiet else _tell
+    if project.hosts and dry_run and not is_up(project):
+        planned = plan(project, existing(project.name, (), ()))
+    else:
+        client = started(project, tell) if project.hosts and not dry_run else of_file(project)
+        planned = plan(project, look(client, project.name))
     if dry_run:
-        for step in planned.steps():
+        missing = () if is_up(project) else project.hosts
+        for step in (
+            *(f"start host {name}" for name in missing),
+            *planned.steps(),
+            *(f"end host {name}" for name in hosts.surplus(project)),
+        ):
             click.echo(step)
         return
     began = time.monotonic()
-    carry_out(client, project, planned, tell=(lambda step: None) if quiet else _tell, wait=not no_wait)
+    carry_out(client, project, planned, tell=tell, wait=not no_wait)
+    hosts.prune(project, tell)
     if not quiet:
         done = f"{len(project.containers)} containers, {len(project.networks)} networks"
         state = f"is up in {time.monotonic() - began:.1f} s" if planned else "is up already"
@@ -87,13 +103,18 @@ def down(topology: str, volumes: bool, quiet: bool, **options: Any) -> None:
     """Remove the containers and networks of TOPOLOGY."""
     if volumes and not is_file(topology):
         raise click.UsageError(f"--volumes needs the file: {topology!r} does not say which volumes it has")
-    client = connected()
     project: str | Project = options["project"] or topology
     if is_file(topology):
-        project = loaded(topology, **options, state_dir=client.version().state_dir)
+        project = loaded(topology, **options, with_volumes=volumes)
+    from netd.topology import Project, hosts
     from netd.topology.up import down as take_down
 
-    take_down(client, project, volumes=volumes, tell=(lambda step: None) if quiet else _tell)
+    name = project if isinstance(project, str) else project.name
+    tell = (lambda step: None) if quiet else _tell
+    if name in hosts.projects() or (isinstance(project, Project) and project.hosts):
+        hosts.down(project, volumes=volumes, tell=tell)
+    else:
+        take_down(connected(), project, volumes=volumes, tell=tell)
 
 
 @topology.command(short_help="List topologies, or the containers of one.")
@@ -106,8 +127,10 @@ def ps(topology: str | None, as_json: bool, **options: Any) -> None:
     if topology is None:
         _list_projects(as_json)
         return
-    found = there(named(topology, **options))
+    project = named(topology, **options)
+    found = there(daemon(project), project)
     from netd.cli.containers import status
+    from netd.topology.fleet import HOST_LABEL
     from netd.topology.services import SERVICE_LABEL
 
     rows = sorted(found.containers.values(), key=lambda each: each.name)
@@ -115,11 +138,13 @@ def ps(topology: str | None, as_json: bool, **options: Any) -> None:
         print_json([as_dict(each) for each in rows])
         return
     now = time.time()
+    placed = any(HOST_LABEL in each.labels for each in rows)
     print_table(
-        ("NAME", "SERVICE", "STATUS", "NETWORKS", "PORTS"),
+        ("NAME", *(["HOST"] if placed else []), "SERVICE", "STATUS", "NETWORKS", "PORTS"),
         [
             (
                 each.name,
+                *([each.labels[HOST_LABEL]] if placed else []),
                 each.labels[SERVICE_LABEL],
                 status(each, now),
                 ", ".join(_interface(endpoint) for endpoint in each.endpoints),
@@ -136,12 +161,18 @@ def _interface(endpoint: pb.Endpoint) -> str:
 
 
 def _list_projects(as_json: bool) -> None:
-    client = connected()
+    from netd.topology import hosts
     from netd.topology.networks import PROJECT_LABEL
 
     counts: dict[str, list[int]] = {}
-    listed = [(0, each.labels) for each in client.containers(all=True)]
-    for n, labels in (*listed, *((1, each.labels) for each in client.networks())):
+    asked: list[Daemon] = [each for name in hosts.projects() if (each := hosts.fleet(name))]
+    try:
+        asked.append(connected())
+    except Unreachable:
+        if not asked:  # those with hosts of their own can do without this machine's daemon
+            raise
+    listed = [(0, each.labels) for one in asked for each in one.containers(all=True)]
+    for n, labels in (*listed, *((1, each.labels) for one in asked for each in one.networks())):
         if name := labels.get(PROJECT_LABEL):
             counts.setdefault(name, [0, 0])[n] += 1
     if as_json:
@@ -166,7 +197,8 @@ def exec_(topology: str, service: str, command: Sequence[str]) -> int:
 
     words = command[1:] if command[0] == "--" else command
     project = project_of(topology)
-    container = container_of(there(project), project, service)
+    client = daemon(project)
+    container = container_of(there(client, project), project, service)
     from netd.api import netd_pb2 as pb
     from netd.cli import attach
 
@@ -174,7 +206,7 @@ def exec_(topology: str, service: str, command: Sequence[str]) -> int:
     request = pb.ExecRequest(
         container=container.id, command=words, interactive=True, tty=tty, window=attach.window()
     )
-    return attach.attach(connected().exec, pb.StreamInput(exec=request), interactive=True, tty=tty)
+    return attach.attach(client.exec, pb.StreamInput(exec=request), interactive=True, tty=tty)
 
 
 @topology.command(short_help="Print what services have written.")
@@ -187,9 +219,9 @@ def logs(topology: str, services: Sequence[str], tail: int | None) -> None:
     from netd.cli import terminal
 
     project = project_of(topology)
-    found = there(project)
+    client = daemon(project)
+    found = there(client, project)
     chosen = [container_of(found, project, each) for each in services] or list(found.containers.values())
-    client = connected()
     lines = [
         (line.time, each.name, line)
         for each in chosen
@@ -216,7 +248,7 @@ def check(file: str, everything: bool, as_json: bool, **options: Any) -> int:
     from netd.topology.check import Reachability, questions
 
     asked = questions(project)
-    seen = Reachability(connected(), project)
+    seen = Reachability(of_file(project), project)
     if everything:
         _show_matrix(*seen.matrix(), as_json=as_json)
         return 0
@@ -280,7 +312,7 @@ def graph(file: str, kind: str | None, output: str | None, offline: bool, **opti
     if offline:
         drawn = picture(project)
     else:
-        client = connected()
+        client = of_file(project)
         drawn = picture(project, client.containers(all=False), client.networks())
     draw = {"mermaid": texts.mermaid, "dot": texts.dot, "svg": svg.svg, "html": svg.html}[chosen]
     if output is None:

@@ -14,6 +14,7 @@ from netd.errors import NotFound
 
 if TYPE_CHECKING:
     from netd.api import netd_pb2 as pb
+    from netd.topology.daemon import Daemon
     from netd.topology.plan import Existing
     from netd.topology.project import Project
 
@@ -46,25 +47,31 @@ def loaded(
     profile: Sequence[str],
     lenient: bool,
     *,
-    state_dir: str = "",
+    with_volumes: bool = False,
 ) -> Project:
     """The project that `file` describes; warnings go to standard error.
 
-    `state_dir` is the daemon's; only who makes or removes volumes needs it.
+    Only who makes or removes volumes has to ask the daemon where they are: `with_volumes`.
     """
     from netd.topology.project import STATE_DIR, load
 
     images = {
         name: where if where == "host" else str(Path(where).absolute()) for name, where in _images(image)
     }
-    found = load(
-        Path(file),
-        project=project,
-        images=images,
-        profiles=profile,
-        lenient=lenient,
-        state_dir=state_dir or STATE_DIR,
-    )
+
+    def read(state_dir: str) -> Project:
+        return load(
+            Path(file),
+            project=project,
+            images=images,
+            profiles=profile,
+            lenient=lenient,
+            state_dir=state_dir,
+        )
+
+    found = read(STATE_DIR)
+    if found.volumes and with_volumes and not found.hosts:
+        found = read(connected().version().state_dir)
     for warning in found.warnings:
         complain(f"warning: {warning}")
     return found
@@ -86,14 +93,58 @@ def is_file(topology: str) -> bool:
     return "/" in topology or topology.endswith((".yaml", ".yml")) or Path(topology).is_file()
 
 
-def there(project: str) -> Existing:
+def there(client: Daemon, project: str) -> Existing:
     """What is up of a project. Raises `NotFound` where nothing is."""
-    client = connected()
     from netd.topology.up import look
 
     found = look(client, project)
     if not found.containers and not found.networks:
         raise NotFound(f"no topology {project!r} is up; `netd topology ps` lists those that are")
+    return found
+
+
+def daemon(project: str, placed: Mapping[str, frozenset[str]] | None = None) -> Daemon:
+    """Who has a project: the daemons of its own hosts, or the one that the caller named.
+
+    Raises `NotFound` where its hosts have ended.
+    """
+    from netd.topology import hosts
+
+    if project not in hosts.projects():
+        return connected()
+    found = hosts.fleet(project, placed)
+    if found is None:
+        raise _not_up(project)
+    click.get_current_context().call_on_close(found.close)
+    return found
+
+
+def of_file(project: Project) -> Daemon:
+    """Likewise for one whose file is known. Raises `NotFound` where its hosts are not up."""
+    from netd.topology import hosts
+
+    if project.hosts and not is_up(project):
+        raise _not_up(project.name)
+    return daemon(project.name, hosts.placement(project) if project.hosts else None)
+
+
+def _not_up(project: str) -> NotFound:
+    return NotFound(f"the hosts of topology {project!r} are not up; `netd topology up` starts them")
+
+
+def is_up(project: Project) -> bool:
+    """Whether the hosts of a project have been started."""
+    from netd.topology import hosts
+
+    return project.name in hosts.projects()
+
+
+def started(project: Project, tell: Callable[[str], None]) -> Daemon:
+    """The daemons of a project's hosts, started where they are not."""
+    from netd.topology import hosts
+
+    found = hosts.start(project, tell)
+    click.get_current_context().call_on_close(found.close)
     return found
 
 

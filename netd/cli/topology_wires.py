@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netd.cli.options import connected, json_option, socket_option
+from netd.cli.options import json_option, socket_option
 from netd.cli.render import as_dict, visible
-from netd.cli.topology_project import container_of, file_options, loaded, project_of, there
+from netd.cli.topology_project import (
+    container_of,
+    daemon,
+    file_options,
+    loaded,
+    of_file,
+    project_of,
+    there,
+)
 from netd.errors import NotFound
 
 if TYPE_CHECKING:
     from netd.api import netd_pb2 as pb
+    from netd.topology.daemon import Daemon
 
 CUT = 100.0
 """Percent lost of a link that is down."""
@@ -37,12 +46,13 @@ def netem(topology: str, service: str, network: str, loss: str | None, rate: str
 
     percent = None if loss is None else links.share(loss, "--loss")
     bits = None if rate in (None, "0") else str(links.rate(str(rate), "--rate"))
-    ends = _ends(topology, service, network)
+    client, ends = _ends(topology, service, network)
     if rate is not None or loss is None:
         for container, endpoint in ends:
-            _limit(container, endpoint, endpoint.options.get(links.RATE, "") if rate is None else bits or "")
+            asked = endpoint.options.get(links.RATE, "") if rate is None else bits or ""
+            _limit(client, container, endpoint, asked)
     if loss is not None or rate is None:
-        _lose(ends, percent)
+        _lose(client, ends, percent)
 
 
 @click.group(short_help="Cut and mend links.")
@@ -58,7 +68,8 @@ def link() -> None:
 @socket_option
 def link_down(topology: str, service: str, network: str) -> None:
     """Let no packet pass between SERVICE and NETWORK, in either direction."""
-    _lose(_ends(topology, service, network), CUT)
+    client, ends = _ends(topology, service, network)
+    _lose(client, ends, CUT)
 
 
 @link.command("up", short_help="Mend a link.")
@@ -68,16 +79,18 @@ def link_down(topology: str, service: str, network: str) -> None:
 @socket_option
 def link_up(topology: str, service: str, network: str) -> None:
     """Let packets pass again, as the file says."""
-    _lose(_ends(topology, service, network), None)
+    client, ends = _ends(topology, service, network)
+    _lose(client, ends, None)
 
 
 End = tuple["pb.Container", "pb.Endpoint"]
 
 
-def _ends(topology: str, service: str, network: str) -> list[End]:
+def _ends(topology: str, service: str, network: str) -> tuple[Daemon, list[End]]:
     """The interface of SERVICE in NETWORK; of a link between two services both, the file's first first."""
     project = project_of(topology)
-    found = there(project)
+    client = daemon(project)
+    found = there(client, project)
     container = container_of(found, project, service)
     for each in container.endpoints:
         if network in (each.network, each.network.removeprefix(f"{project}_"), each.ifname):
@@ -88,28 +101,27 @@ def _ends(topology: str, service: str, network: str) -> list[End]:
     from netd.model import LINK
     from netd.topology.links import LOSS
 
-    if connected().network(each.network).driver != LINK:
-        return [(container, each)]
+    if client.network(each.network).driver != LINK:
+        return client, [(container, each)]
     both = [(c, e) for c in found.containers.values() for e in c.endpoints if e.network == each.network]
-    return sorted(both, key=lambda end: (LOSS not in end[1].options, end[0].name))
+    return client, sorted(both, key=lambda end: (LOSS not in end[1].options, end[0].name))
 
 
-def _lose(ends: Sequence[End], percent: float | None) -> None:
+def _lose(client: Daemon, ends: Sequence[End], percent: float | None) -> None:
     """Let a link lose so many percent, at one end whichever way they go; None for what its file says."""
     from netd.topology.links import LOSS
     from netd.topology.namespaces import lose
 
     container, endpoint = ends[0]
     share = float(endpoint.options.get(LOSS, 0)) if percent is None else percent
-    lose(str(connected().path), container, endpoint.ifname, share)
+    lose(str(client.at(container.name).path), container, endpoint.ifname, share)
 
 
-def _limit(container: pb.Container, endpoint: pb.Endpoint, bits: str) -> None:
+def _limit(client: Daemon, container: pb.Container, endpoint: pb.Endpoint, bits: str) -> None:
     """Let so many bits a second pass, or with "" any number."""
     from netd.model import LINK
     from netd.topology import links
 
-    client = connected()
     options: Mapping[str, str] = links.limits(bits)
     if client.network(endpoint.network).driver == LINK:
         options = {links.TO: bits}  # what this end sends is limited at the other
@@ -136,10 +148,15 @@ def capture(
     from netd.cli.capture import Wish, record
     from netd.topology.points import recorded, short, targets
 
-    client = connected()
     chosen = [(point, pattern) for point in points] or recorded(project, pattern)
-    wishes = [Wish(tuple(targets(project, [point])), text) for point, text in chosen]
-    record(Path(client.path), wishes, output, count, lambda name: short(project, name))
+    found = of_file(project)
+    wishes = [
+        Wish(Path(client.path), (target,), text, lambda name, at=at: short(project, name + at))  # type: ignore[misc]
+        for point, text in chosen
+        for target in targets(project, [point])
+        for client, at in found.seeing(target)
+    ]
+    record(wishes, output, count)
 
 
 @click.command(short_help="Send a packet of a topology and say which rules decided.")
@@ -175,7 +192,7 @@ def trace(
     from netd.topology.check import Reachability
     from netd.topology.points import short
 
-    client = connected()
+    client = of_file(project)
     seen = Reachability(client, project)
     sender, address = seen.way(service, target, 6 if ipv6 else 0)
     origin = crafted.source_towards(sender.endpoints, str(address))

@@ -94,7 +94,7 @@ def _first_process(directory: Path, program: Sequence[str]) -> NoReturn:
         syscalls.unshare(
             syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
         )
-        _make_private(directory)
+        own_mounts()
         _loopback_up()
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
@@ -108,7 +108,7 @@ def _first_process(directory: Path, program: Sequence[str]) -> NoReturn:
         os._exit(status)
 
 
-def _make_private(directory: Path) -> None:
+def own_mounts() -> None:
     """/proc and /sys that show these namespaces. The control groups stay those of the machine."""
     syscalls.make_private()
     groups = syscalls.open_tree(syscalls.AT_FDCWD, "/sys/fs/cgroup", recursive=True)

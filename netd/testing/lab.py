@@ -21,7 +21,6 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from netd.api import netd_pb2 as pb
-from netd.api.client import Client
 from netd.capture import points
 from netd.capture.recorder import Recorder
 from netd.capture.ring import Frame
@@ -33,7 +32,8 @@ from netd.testing.processes import TIMEOUT, Completed, Process
 from netd.testing.trace import Trace
 from netd.topology import Project, links
 from netd.topology import points as places
-from netd.topology.namespaces import lose
+from netd.topology.daemon import Daemon
+from netd.topology.namespaces import door, listening, lose
 
 Destination = IPv4Address | IPv6Address
 
@@ -70,6 +70,11 @@ class Node:
         process = Process(self.lab.client, self.name, command, **options)
         self.lab.processes.append(process)
         return process
+
+    @property
+    def _packets(self) -> Path:
+        """Where its daemon hands out sockets."""
+        return points.beside(Path(self.lab.client.at(self.name).path))
 
     @property
     def endpoints(self) -> list[pb.Endpoint]:
@@ -125,7 +130,7 @@ class Node:
         else:
             kind, where = "frames", (iface or self.endpoints[0].ifname, 0)
         target = self.name if kind != "frames" else f"{self.name}:{where[0]}"
-        (point,) = points.ask(self.lab.packet_socket, target, kind)
+        (point,) = points.ask(self._packets, target, kind)
         with point.ear:
             for _ in range(count):
                 point.ear.sendto(data, where)
@@ -138,7 +143,7 @@ class Node:
         """
         question = self.ready(packet)
         answers: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        recorder = Recorder(points.listening(self.lab.packet_socket, [self.name]), answers.put)
+        recorder = Recorder(points.listening(self._packets, [self.name]), answers.put)
         try:
             sent = type(question)(bytes(self._send(question, iface, 1)))
             return _first_answer(sent, answers, timeout)
@@ -174,10 +179,9 @@ def _address(endpoint: pb.Endpoint, version: int) -> str:
 class Lab:
     """A project that is up. `lab["web"]` is the first container of service `web`, "web-2" the second."""
 
-    def __init__(self, client: Client, project: Project) -> None:
+    def __init__(self, client: Daemon, project: Project) -> None:
         self.client = client
         self.project = project
-        self.packet_socket = points.beside(Path(client.path))
         self.processes: list[Process] = []
         self.captures: list[Capture] = []
         self.traces: list[Trace] = []
@@ -259,7 +263,7 @@ class Lab:
         )
 
     def _capture(self, wanted: Sequence[str], filter: str = "", **room: int) -> Capture:
-        found = points.listening(self.packet_socket, wanted)
+        found = listening(self.client, wanted)
         names = {point.name: self.short(point.name) for point in found}
         capture = Capture(found, names, filter, **room)
         capture.golden_in, capture.update_golden = self.golden_in, self.update_golden
@@ -278,10 +282,13 @@ class Lab:
         return {key: present[each.name] for key, each in wanted if each.name in present}
 
     def elements(self) -> list[str]:
-        """The elements of netd's nft sets and maps on the daemon's host, one on a line. Needs root."""
-        (point,) = points.ask(self.packet_socket, "host", "ipv4")
-        with point.ear:
-            return sorted(map(str, inner.elements(point.ear, "host")))
+        """The elements of netd's nft sets and maps on the daemon's host, one on a line; of several hosts each
+        with its host. Needs root."""
+        found = []
+        for client, at in self.client.seeing("host"):
+            with door(client.path, "host") as way:
+                found += [f"{each} {at}".rstrip() for each in inner.elements(way, "host")]
+        return sorted(found)
 
     def host_interfaces(self) -> dict[str, str]:
         """What the interfaces on the host's side are, in the test's words: "ve-3f9a1c" is "web:eth0"."""
@@ -345,7 +352,7 @@ class Lab:
     def _lossy(self, ref: str, network: str, percent: float) -> Iterator[None]:
         endpoint, _ = self._endpoint(ref, network, 0)
         container = self.client.container(self[ref].name)
-        api = str(self.client.path)
+        api = str(self.client.at(container.name).path)
         lose(api, container, endpoint.ifname, percent)
         try:
             yield

@@ -160,19 +160,28 @@ def _arguments(
 def _up(client: Client, source: str, images: dict[str, str]) -> Lab:
     from netd.errors import NetdError
     from netd.testing.lab import Lab
-    from netd.topology import load, up
+    from netd.topology import hosts, load, up
+    from netd.topology.daemon import Daemon
 
     worker = os.environ.get("PYTEST_XDIST_WORKER", "t")
     try:
         project = load(source, project=f"{worker}-{secrets.token_hex(4)}", images=images)
-        up(client, project)
+        daemon: Daemon = hosts.start(project) if project.hosts else client
+        try:
+            up(daemon, project)
+        except BaseException:
+            hosts.down(project)
+            raise
     except NetdError as error:
         pytest.fail(f"topology: {error}", pytrace=False)
-    return Lab(client, project)
+    return Lab(daemon, project)
 
 
 def _down(lab: Lab) -> None:
-    from netd.topology import down
+    from netd.topology import down, hosts
 
     lab.close()
-    down(lab.client, lab.project, volumes=True)
+    if lab.project.hosts:
+        hosts.down(lab.project, volumes=True)
+    else:
+        down(lab.client, lab.project, volumes=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from netd.api import netd_pb2 as pb
-from netd.api.client import Client
 from netd.errors import NetdError, Unavailable
+from netd.topology.daemon import Daemon
 
 TIMEOUT = 30.0
 """Seconds that a program has, where the test does not say."""
@@ -28,7 +28,7 @@ class Completed:
 class Process:
     """A program that runs in a container until it ends or is killed."""
 
-    def __init__(self, client: Client, container: str, command: Sequence[str], **options: Any) -> None:
+    def __init__(self, client: Daemon, container: str, command: Sequence[str], **options: Any) -> None:
         """`options` are fields of the API's ExecRequest (env, workdir, user). It may not have begun yet when
         this returns; `expect` and `wait` raise what the daemon refuses."""
         self._words = " ".join(command)

@@ -17,13 +17,13 @@ from functools import partial
 from typing import TypeVar
 
 from netd.api import netd_pb2 as pb
-from netd.api.client import Client
 from netd.errors import Invalid, NetdError, NotFound
 from netd.kernel import inner
 from netd.model import IPAddress
 from netd.names import SHARED
 from netd.topology import probe, values
 from netd.topology.compose import Check, Ping
+from netd.topology.daemon import Daemon
 from netd.topology.namespaces import door
 from netd.topology.probe import Answer, Target
 from netd.topology.project import Project
@@ -120,7 +120,7 @@ def _question(check: Check, path: str, project: Project) -> Question:
 class Reachability:
     """A topology that is up, as its containers see each other."""
 
-    def __init__(self, client: Client, project: Project) -> None:
+    def __init__(self, client: Daemon, project: Project) -> None:
         self._client = client
         self._project = project
         listed = {each.name: each for each in client.containers(all=False)}
@@ -298,7 +298,7 @@ class Reachability:
         container = self._container(source)
         if not container.netns:
             return work()
-        with door(str(self._client.path), container.name) as way:
+        with door(str(self._client.at(container.name).path), container.name) as way:
             return inner.inside(way, container.name, work)
 
 

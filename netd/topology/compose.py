@@ -296,7 +296,7 @@ class Extra(_Keys, frozen=True):
     version: Literal[1] = 1
     images: dict[str, str] = {}
     links: list[Link] = []
-    hosts: dict[str, HostFile | Literal["local"] | None] = {}
+    hosts: dict[str, HostFile | None] = {}
     capture: list[Capture] = []
     checks: list[Check] = []
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from netd.api import netd_pb2 as pb
-from netd.api.client import Client
 from netd.errors import InUse, NetdError, NotFound, Unavailable
+from netd.topology.daemon import Daemon
 from netd.topology.services import Health
 
 GROWTH = 1.5
@@ -24,7 +24,7 @@ OUTPUT = 400
 """Characters of the last attempt's output that a failure shows."""
 
 
-def execute(client: Client, container: str, command: tuple[str, ...], seconds: float) -> tuple[int, str]:
+def execute(client: Daemon, container: str, command: tuple[str, ...], seconds: float) -> tuple[int, str]:
     """Run a command in a container; its exit code and what it wrote. After `seconds` it is killed (137)."""
     request = pb.StreamInput(exec=pb.ExecRequest(container=container, command=command))
     over = threading.Event()
@@ -51,7 +51,7 @@ def execute(client: Client, container: str, command: tuple[str, ...], seconds: f
 
 
 def wait_until_healthy(
-    client: Client, container: str, health: Health, *, stop: Callable[[], bool] = lambda: False
+    client: Daemon, container: str, health: Health, *, stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Return when `container` is healthy. Raises `Unavailable` saying what the last attempt answered."""
     patience = health.start_period + health.retries * health.interval
@@ -75,7 +75,7 @@ def wait_until_healthy(
         pause = min(pause * GROWTH, max(health.interval, health.start_interval))
 
 
-def _why_gone(client: Client, container: str, error: NetdError) -> str:
+def _why_gone(client: Daemon, container: str, error: NetdError) -> str:
     try:
         found = client.container(container)
     except NetdError:
@@ -85,7 +85,7 @@ def _why_gone(client: Client, container: str, error: NetdError) -> str:
     return f"it has ended with exit code {found.exit_code}{last_words(client, container)}"
 
 
-def last_words(client: Client, container: str) -> str:
+def last_words(client: Daemon, container: str) -> str:
     """The last line that a container wrote, fit to be put at the end of a message."""
     try:
         lines = [line.data for line in client.logs(container, follow=False, tail=1, timestamps=False)]

@@ -1,21 +1,24 @@
 """What `netd.topology.links` says, done inside the namespaces of containers that run.
 
-A container that forwards does so only once its filter stands: until then its sysctls are off.
+A container that forwards does so only once its filter stands: until then its sysctls are off. Here is also
+the way to sockets in namespaces, whichever of several hosts they are on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
 
 from netd.api import netd_pb2 as pb
 from netd.capture import points
+from netd.capture.points import Point
 from netd.kernel import inner
 from netd.kernel.sysctl import has_ipv6
 from netd.objects import Sysctl
 from netd.topology.compose import Forward
+from netd.topology.daemon import Daemon
 from netd.topology.links import LOSS, loss_rules, router_rules
 
 FORWARDING = (
@@ -54,6 +57,29 @@ def lose(api: str, container: pb.Container, ifname: str, percent: float) -> None
     """
     with door(api, container.name) as way:
         inner.load_rules(way, container.name, loss_rules(ifname, percent))
+
+
+def listening(daemon: Daemon, targets: Iterable[str]) -> list[Point]:
+    """The points of all targets, each once, with sockets that are the caller's to close.
+
+    Of several hosts that have a network of one name, or an interface, each has a point, "network:lan@a".
+    Raises what a daemon refuses, or `Unreachable`.
+    """
+    found: dict[str, Point] = {}
+    try:
+        for target in targets:
+            for client, at in daemon.seeing(target):
+                for point in points.listening(points.beside(Path(client.path)), [target]):
+                    point.name += at
+                    if point.name in found:
+                        point.close()
+                    else:
+                        found[point.name] = point
+    except BaseException:
+        for point in found.values():
+            point.close()
+        raise
+    return list(found.values())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from netd.api import netd_pb2 as pb
 from netd.model import LINK
 from netd.names import SHARED
+from netd.topology.fleet import HOST_LABEL
 from netd.topology.links import LOSS, TO
 from netd.topology.project import Project
 from netd.topology.services import IDLE, Container
@@ -107,8 +108,13 @@ def _box(
         about=about if len(about) <= COMMAND_WIDTH else about[: COMMAND_WIDTH - 1] + "…",
         ports=tuple(_ports(container, running)),
         wires=tuple(_wires(container, running, keys)),
-        note=_note(special, project),
+        note=", ".join(filter(None, (_note(special, project), _place(container)))),
     )
+
+
+def _place(container: Container) -> str:
+    host = container.request.labels.get(HOST_LABEL, "")
+    return f"on host {host}" if host else ""
 
 
 def _note(special: str, project: Project) -> str:

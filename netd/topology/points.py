@@ -35,11 +35,13 @@ def targets(project: Project, points: Iterable[str]) -> list[str]:
 
 
 def short(project: Project, name: str) -> str:
-    """The way back: "web:eth0" for "shop-web-1:eth0". What is not the project's stays as it is."""
+    """The way back: "web:eth0" for "shop-web-1:eth0", "network:lan@a" for "network:shop_lan@a", which is
+    that of host a. What is not the project's stays as it is."""
     owner, colon, rest = name.partition(":")
+    place, at, host = name.partition("@")
     for key, network in project.networks.items():
-        if name == f"network:{network.name}":
-            return f"network:{key}"
+        if place == f"network:{network.name}":
+            return f"network:{key}{at}{host}"
     for each in project.containers:
         if owner == each.name:
             return (each.service if each.number == 1 else f"{each.service}-{each.number}") + colon + rest

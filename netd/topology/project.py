@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from netd.errors import Invalid, NetdError, Unsupported
+from netd.model import LINK
 from netd.topology import values, yaml12
 from netd.topology.compose import (
     Check,
@@ -34,6 +35,7 @@ from netd.topology.services import (
     ProjectService,
     Surroundings,
     attachments_of,
+    host_of,
     service,
 )
 
@@ -64,6 +66,11 @@ class Project:
     def containers(self) -> tuple[Container, ...]:
         """All containers, those first that others depend on."""
         return tuple(each for one in self.services.values() for each in one.containers)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts that the project has of its own; none where it is on this one."""
+        return tuple(self.extra.hosts)
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -206,10 +213,6 @@ def _unimplemented(file: File) -> Iterator[str]:
         for n, volume in enumerate(each.volumes):
             if isinstance(volume, VolumeFile) and volume.bind and volume.bind.create_host_path:
                 yield f"{path}.volumes[{n}].bind.create_host_path"
-        if each.x_netd and each.x_netd.host:
-            yield f"{path}.x-netd.host"
-    if file.x_netd.hosts:
-        yield "x-netd.hosts"
 
 
 def _project(
@@ -259,6 +262,7 @@ def _project(
         warnings=tuple(warnings),
     )
     _check_unique(project)
+    _check_hosts(project)
     return project
 
 
@@ -310,6 +314,42 @@ def _mark_levels(ordered: Mapping[str, ProjectService]) -> None:
         levels[key] = max((levels[name] + 1 for name in each.depends_on if name in levels), default=0)
         for container in each.containers:
             container.request.labels[LEVEL_LABEL] = str(levels[key])
+
+
+def _check_hosts(project: Project) -> None:
+    """Every service is on a host, if there are hosts; and with it whom it cannot be without."""
+    for name in project.hosts:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,11}", name):
+            raise Invalid(
+                f"x-netd.hosts.{name}: a host's name has at most 12 small letters, digits and '-', not first"
+            )
+    placed = {key: host_of(each.file) for key, each in project.services.items()}
+    for key, host in placed.items():
+        path = f"services.{key}.x-netd.host"
+        if host and host not in project.hosts:
+            raise values.unknown("host", host, dict.fromkeys(project.hosts), path)
+        if project.hosts and not host:
+            raise Invalid(
+                f"{path}: is missing; say on which of x-netd.hosts it is: {', '.join(project.hosts)}"
+            )
+        kind, _, owner = project.services[key].file.network_mode.partition(":")
+        if kind == "service" and placed.get(owner, host) != host:
+            raise Invalid(
+                f"{path}: {host!r}, but {owner!r}, whose network it shares, is on {placed[owner]!r}"
+            )
+    for key, net in project.networks.items():
+        if net.request is not None and net.request.driver == LINK:
+            ends = {placed[each.service] for each in project.containers if _joins(each, net)}
+            if len(ends) > 1:
+                raise Invalid(
+                    f"networks.{key}: a link is within one host, and its ends are on "
+                    f"{' and '.join(sorted(ends))}; "
+                    "use a network of driver overlay"
+                )
+
+
+def _joins(container: Container, net: ProjectNetwork) -> bool:
+    return any(each.network == net.name for each in container.request.networks)
 
 
 def _check_unique(project: Project) -> None:

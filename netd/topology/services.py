@@ -28,6 +28,7 @@ from netd.topology.compose import (
     Service,
     ServiceExtra,
 )
+from netd.topology.fleet import HOST_LABEL
 from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL, ProjectNetwork
 
 SERVICE_LABEL = "netd.topology.service"
@@ -220,7 +221,11 @@ def _request(file: Service, around: Surroundings, path: str) -> pb.RunRequest:
         sysctls=values.plain(file.sysctls, f"{path}.sysctls"),
         read_only=values.boolean(file.read_only, f"{path}.read_only"),
         rootfs=rootfs,
-        labels={**values.plain(file.labels, f"{path}.labels"), GRACE_LABEL: f"{grace:g}"},
+        labels={
+            **values.plain(file.labels, f"{path}.labels"),
+            GRACE_LABEL: f"{grace:g}",
+            **({HOST_LABEL: host_of(file)} if host_of(file) else {}),
+        },
         expose=values.exposed(file.expose, f"{path}.expose"),
     )
 
@@ -299,6 +304,11 @@ def _mode(key: str, file: Service, around: Surroundings, path: str) -> list[pb.A
         other = around.services[name]
         mode = f"{names.SHARED}{other.container_name or f'{around.project}-{name}-1'}"
     return [pb.Attachment(network=mode)]
+
+
+def host_of(file: Service) -> str:
+    """The host that a service is placed on; empty for this one."""
+    return file.x_netd.host if file.x_netd else ""
 
 
 def is_special(network: str) -> bool:

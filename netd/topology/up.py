@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from netd.api import netd_pb2 as pb
-from netd.api.client import Client
 from netd.errors import NetdError, NotFound, Unavailable
+from netd.topology.daemon import Daemon
+from netd.topology.fleet import OVERLAY
 from netd.topology.health import last_words, wait_until_healthy
 from netd.topology.namespaces import furnish
 from netd.topology.plan import Existing, Plan, Start, existing, plan, removal
@@ -34,12 +35,12 @@ def _silent(step: str) -> None:
     """Tell nobody."""
 
 
-def look(client: Client, project: str) -> Existing:
+def look(client: Daemon, project: str) -> Existing:
     """What the daemon has of `project`."""
     return existing(project, client.networks(), client.containers(all=True))
 
 
-def up(client: Client, project: Project, *, tell: Tell = _silent, wait: bool = True) -> Plan:
+def up(client: Daemon, project: Project, *, tell: Tell = _silent, wait: bool = True) -> Plan:
     """Make `project` what its file says; answers what was done, which may be nothing.
 
     Returns when every service that has a health check is healthy, or without `wait` when all are started
@@ -50,7 +51,7 @@ def up(client: Client, project: Project, *, tell: Tell = _silent, wait: bool = T
     return carry_out(client, project, plan(project, look(client, project.name)), tell=tell, wait=wait)
 
 
-def carry_out(client: Client, project: Project, planned: Plan, *, tell: Tell, wait: bool) -> Plan:
+def carry_out(client: Daemon, project: Project, planned: Plan, *, tell: Tell, wait: bool) -> Plan:
     """Do what `plan` said; see `up`."""
     work = _Work(client, project, planned, tell, wait)
     try:
@@ -63,7 +64,7 @@ def carry_out(client: Client, project: Project, planned: Plan, *, tell: Tell, wa
     return planned
 
 
-def down(client: Client, project: str | Project, *, volumes: bool = False, tell: Tell = _silent) -> Plan:
+def down(client: Daemon, project: str | Project, *, volumes: bool = False, tell: Tell = _silent) -> Plan:
     """Remove all containers and networks of a project; with `volumes`, also its named volumes.
 
     A project of which nothing is left is success. `volumes` needs the `Project`, since only the file knows
@@ -75,12 +76,17 @@ def down(client: Client, project: str | Project, *, volumes: bool = False, tell:
         _all(group, lambda each: take_down(client, each, tell))
     _all(planned.remove_networks, lambda each: _remove_network(client, each, tell))
     if volumes and isinstance(project, Project):
-        for path in project.volumes.values():
-            _remove_volume(Path(path), tell)
+        remove_volumes(project, tell)
     return planned
 
 
-def take_down(client: Client, container: pb.Container, tell: Tell = _silent) -> None:
+def remove_volumes(project: Project, tell: Tell = _silent) -> None:
+    """Remove the named volumes of a project."""
+    for path in project.volumes.values():
+        _remove_volume(Path(path), tell)
+
+
+def take_down(client: Daemon, container: pb.Container, tell: Tell = _silent) -> None:
     """Stop a container with the grace that its file gives it, and remove it."""
     grace = float(container.labels.get(GRACE_LABEL) or 0)
     try:
@@ -92,7 +98,7 @@ def take_down(client: Client, container: pb.Container, tell: Tell = _silent) -> 
     tell(f"removed container {container.name}")
 
 
-def _remove_network(client: Client, name: str, tell: Tell) -> None:
+def _remove_network(client: Daemon, name: str, tell: Tell) -> None:
     try:
         client.remove_network(name)
     except NotFound:
@@ -129,7 +135,7 @@ def _by_container(pairs: Iterable[tuple[str, Item]]) -> list[list[tuple[str, Ite
 class _Work:
     """One plan being carried out."""
 
-    def __init__(self, client: Client, project: Project, planned: Plan, tell: Tell, wait: bool) -> None:
+    def __init__(self, client: Daemon, project: Project, planned: Plan, tell: Tell, wait: bool) -> None:
         self._client = client
         self._project = project
         self._plan = planned
@@ -159,7 +165,10 @@ class _Work:
         _all(planned.disconnect, self._disconnect)
         _all(planned.unpublish, self._unpublish)
         _all(planned.remove_networks, lambda each: _remove_network(client, each, self._tell))
-        _all(planned.create_networks, lambda each: self._create(each.request))
+        # What all hosts of a cluster must have room for comes before what one of them chooses for itself.
+        wide = [each for each in planned.create_networks if each.request and each.request.driver == OVERLAY]
+        for networks in (wide, [each for each in planned.create_networks if each not in wide]):
+            _all(networks, lambda each: self._create(each.request))
         # One after another within a container: what is connected first gets the lower ethN.
         _all(_by_container(planned.connect), self._connect)
         _all(planned.adjust, self._adjust)
@@ -324,7 +333,8 @@ class _Work:
     def _furnish(self, container: pb.Container, service: str, *, fresh: bool) -> None:
         extra = self._project.services[service].file.x_netd
         keys = {net.name: key for key, net in self._project.networks.items()}
-        furnish(str(self._client.path), container, extra.forward if extra else None, keys, fresh=fresh)
+        forward = extra.forward if extra else None
+        furnish(str(self._client.at(container.name).path), container, forward, keys, fresh=fresh)
 
     def _until_healthy(self, name: str, service: ProjectService) -> None:
         assert service.health is not None

@@ -70,16 +70,31 @@ PLANNING = FLOORS[3]
 """Values in, values out: these may import values, contracts and each other, and nothing that acts."""
 
 TOPOLOGY_COMMANDS = VALUES | {"api.client", "api.generated", "cli", "cli.topology_project"}
-TOPOLOGY_COMMANDS |= {"cli.topology_wires", "topology", "topology.check", "topology.namespaces"}
+TOPOLOGY_COMMANDS |= {
+    "cli.topology_wires",
+    "topology",
+    "topology.check",
+    "topology.hosts",
+    "topology.namespaces",
+}
 
 CLIENTS: dict[str, set[str]] = {
     "api.client": VALUES | {"api.generated"},
     "topology": VALUES | {"api.client", "api.generated", "topology.namespaces"},
+    "topology.hosts": VALUES | {"api.client", "api.generated", "kernel", "runtime", "topology"},
     "topology.namespaces": VALUES | {"api.generated", "capture", "kernel", "topology"},
     "topology.check": VALUES | {"api.client", "api.generated", "kernel", "topology", "topology.namespaces"},
     "capture": VALUES,
     "testing": VALUES
-    | {"api.client", "api.generated", "capture", "kernel", "topology", "topology.namespaces"},
+    | {
+        "api.client",
+        "api.generated",
+        "capture",
+        "kernel",
+        "topology",
+        "topology.hosts",
+        "topology.namespaces",
+    },
     "cli": VALUES | {"api.client", "api.generated", "capture"},
     "cli.daemon": VALUES | {"app", "cli"},
     "cli.doctor": VALUES | {"cli", "doctor", "kernel"},
@@ -128,6 +143,7 @@ WITHOUT_TEST = {
     "netd/kernel/ports.py": "Protocols and the values they speak of; tests/kernel holds both kernels to them",
     "netd/runtime/spec.py": "values and a Protocol; every runtime test is about them",
     "netd/store/base.py": "a Protocol; tests/unit/store is about its implementation",
+    "netd/topology/daemon.py": "a Protocol; tests/unit/topology/test_fleet.py is about its implementation",
     "netd/__main__.py": "two lines",
     "dns/netd_dns/__main__.py": "a main function; tests/kernel/test_dns_feed.py starts it in every test",
 }
