@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from netd import compile, dns_lookup
+from netd import compile, dns_lookup, wanted
 from netd.cni import config as configs
 from netd.cni import judge, results, spec, wishes
 from netd.cni.config import Config
@@ -330,10 +330,10 @@ class Verbs:
         """What the kernel lacks of this attachment: links, addresses, routes, elements, sysctls."""
         sandbox, [endpoint] = attached.sandbox, attached.endpoints
         needed = compile.sandbox(sandbox, attached.endpoints, self._engine.view.networks)
-        sysctls = [item for item in needed if isinstance(item, Sysctl)]
-        inner = [item.path for item in sysctls if item.netns]
-        there = set(await self._kernel.observe([item.path for item in sysctls if not item.netns]))
-        there |= await self._kernel.observe_sandbox(sandbox.netns, [endpoint.ifname], inner)
+        inside = wanted.inside(attached, self._engine.view)
+        sysctls = [item.path for item in inside if isinstance(item, Sysctl)]
+        there = set(await self._kernel.observe_some(needed - inside))
+        there |= await self._kernel.observe_sandbox(sandbox.netns, [endpoint.ifname], sysctls)
         missing = [f"missing: {item}" for item in sorted(needed - there, key=str)]
         link = await self._kernel.interface(sandbox.netns, endpoint.ifname)
         network = self._engine.view.networks[endpoint.network]

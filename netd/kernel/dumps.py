@@ -247,10 +247,10 @@ def own_addresses(socket: fastnl.Socket, index: int = 0) -> list[tuple[int, IPIn
     return [(at, value, onlink) for at, value, onlink, protocol in found if protocol == ROUTE_PROTOCOL]
 
 
-def own_routes(socket: fastnl.Socket) -> list[KernelRoute]:
-    """Routes marked with netd's protocol number, both families."""
+def own_routes(socket: fastnl.Socket, index: int = 0) -> list[KernelRoute]:
+    """Routes marked with netd's protocol number, both families, by all links or by one."""
     return [
         route(body)
         for family in (fastnl.AF_INET, fastnl.AF_INET6)
-        for body in socket.dump(fastnl.route_dump(family, ROUTE_PROTOCOL))
+        for body in socket.dump(fastnl.route_dump(family, ROUTE_PROTOCOL, index=index))
     ]

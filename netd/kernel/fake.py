@@ -290,6 +290,11 @@ class FakeKernel:
                     found.add(item)
         return frozenset(found)
 
+    async def observe_some(self, wanted: Collection[KernelObject]) -> frozenset[KernelObject]:
+        sysctls = [item.path for item in wanted if isinstance(item, Sysctl)]
+        keys = {item.key for item in wanted}
+        return frozenset(item for item in await self.observe(sysctls) if item.key in keys)
+
     async def observe_sandbox(
         self, netns: Netns, links: Collection[str], sysctls: Collection[tuple[str, ...]]
     ) -> frozenset[KernelObject]:

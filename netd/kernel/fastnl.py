@@ -303,11 +303,14 @@ def route_delete(destination: IPNetwork, index: int, via: IPAddress | None, prot
     return message(RTM_DELROUTE, NLM_F_ACK, _route(destination, index, via, protocol))
 
 
-def route_dump(family: int, protocol: int = 0, *, table: int = RT_TABLE_MAIN, kind: int = 0) -> bytes:
-    """Routes of one table, 0 for all tables; with `protocol` and `kind` only those of that protocol
-    number and type (filtered in the kernel)."""
+def route_dump(
+    family: int, protocol: int = 0, *, table: int = RT_TABLE_MAIN, kind: int = 0, index: int = 0
+) -> bytes:
+    """Routes of one table, 0 for all tables; with `protocol`, `kind` and `index` only those of that protocol
+    number and type, and by that link (filtered in the kernel)."""
     body = RTMSG.pack(family, 0, 0, 0, table, protocol, 0, kind, 0)
-    return message(RTM_GETROUTE, NLM_F_DUMP, body + (u32(RTA_TABLE, table) if table else b""))
+    body += u32(RTA_TABLE, table) if table else b""
+    return message(RTM_GETROUTE, NLM_F_DUMP, body + (u32(RTA_OIF, index) if index else b""))
 
 
 # The socket ---------------------------------------------------------------------------------------

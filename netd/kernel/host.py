@@ -224,6 +224,11 @@ class HostKernel:
         )
         return elements | state
 
+    async def observe_some(self, wanted: Collection[KernelObject]) -> frozenset[KernelObject]:
+        """What is there of `wanted`; see `Kernel.observe_some`."""
+        intact, found = await asyncio.gather(self._nft.intact(), asyncio.to_thread(observe.some, wanted))
+        return found if intact else frozenset(each for each in found if not isinstance(each, Element))
+
     async def observe_sandbox(
         self, netns: Netns, links: Collection[str], sysctls: Collection[tuple[str, ...]]
     ) -> frozenset[KernelObject]:

@@ -12,7 +12,8 @@ of JSON and whose every component `netd.firewall.element_text` has checked by ty
 The rules are part of what is observed. An outsider may flush a chain and leave all elements, which
 then protect nobody. So what is listed is compared with what the kernel makes of the rule set in a
 namespace of its own, and where they differ no element counts as observed: everything is asked for
-again, and the next transaction brings the rules along with the elements, both or neither.
+again, and the next transaction brings the rules along with the elements, both or neither. Listing the
+rules costs as much as listing all elements, so it is not done again while nobody else wrote any.
 
 Between a flush and its repair nothing is isolated, so this one repair does not wait for a comparison
 of the whole host. Every element that was written or seen is remembered here, and `restore` puts rules
@@ -35,6 +36,7 @@ from netd import firewall
 from netd.errors import AlreadyExists, KernelError, NetdError, Unavailable
 from netd.kernel.libnft import Context, elements_of, errno_of, one_line, rules_of
 from netd.kernel.netns import in_new_namespace, settled
+from netd.kernel.nftget import generation
 from netd.objects import Add, Change, Element, Op, Remove
 from netd.tasks import spawn
 
@@ -84,6 +86,7 @@ class Nft:
         self._known: dict[Hashable, Element] = {}  # the writer's thread only
         self._damaged = False
         self._mended = False
+        self._seen_intact: int | None = None  # the generation at which the rules were as they should be
         self._waiting: list[Request] = []
         self._wake = asyncio.Event()
         self._closing = False
@@ -105,7 +108,7 @@ class Nft:
         self._task = spawn(self._write(), name="nft writer")
 
     def _load(self) -> None:
-        if self._intact(self._writer.tables(terse=True)):
+        if self._still_intact(self._writer):
             return
         _load(self._writer)
         self._wrote(1)
@@ -115,6 +118,15 @@ class Nft:
         is an administrator's, or an earlier version's and empty."""
         found = {family: rules_of(listed) for family, listed in tables.items()}
         return all(wanted.items() <= found.get(family, {}).items() for family, wanted in self._rules.items())
+
+    def _still_intact(self, context: Context) -> bool:
+        """The same, looked at only if anybody but this process has written since it was so."""
+        now = generation()
+        if now != self._seen_intact:
+            if not self._intact(context.tables(terse=True)):
+                return False
+            self._seen_intact = now
+        return True
 
     async def close(self) -> None:
         """Let what was asked for end, then free both contexts; the tables stay."""
@@ -150,6 +162,11 @@ class Nft:
         await self._writer.run(self._learn, found)
         return found
 
+    async def intact(self) -> bool:
+        """Whether the rules are as they should be; where not, no element protects anybody."""
+        self._check_running()
+        return await self._reader.run(self._look)
+
     async def restore(self) -> bool:
         """Put rules and known elements back if the rules are not as they should be.
 
@@ -162,6 +179,12 @@ class Nft:
     def _check_running(self) -> None:
         if self._task is None or self._closing:
             raise Unavailable("netd's nftables writer is not running; the daemon is starting or ending")
+
+    def _look(self) -> bool:
+        if self._still_intact(self._reader):
+            return True
+        self._damaged = True
+        return False
 
     def _observe(self) -> frozenset[Element]:
         tables = self._reader.tables()
@@ -219,7 +242,7 @@ class Nft:
         return mended
 
     def _restore(self) -> None:
-        if self._intact(self._writer.tables(terse=True)):
+        if self._still_intact(self._writer):
             return
         self._damaged = True
         few: list[str] = []
@@ -249,7 +272,10 @@ class Nft:
             return None
         repairing = self._damaged
         self._wrote(len(text) + repairing)
+        before = generation()
         code, _, problem = self._writer.text("\n".join([firewall.RULESET, *text] if repairing else text))
+        if before == self._seen_intact and (now := generation()) <= before + 1:
+            self._seen_intact = now  # nobody else's was in between
         if code:
             return KernelError(errno_of(problem), "nft transaction", one_line(problem))
         if repairing:

@@ -1,16 +1,17 @@
 """Kernel state as the objects it was asked for as: the other half of `netd.kernel.links`.
 
-Both functions read in the network namespace of the calling thread, with a socket of their own.
+All functions read in the network namespace of the calling thread, with a socket of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from socket import if_indextoname
 
-from netd.kernel import dumps, fastnl, proxies, shaping, sysctl, vxlan
+from netd.kernel import dumps, fastnl, nftget, proxies, shaping, sysctl, vxlan
 from netd.kernel.dumps import Link
 from netd.model import IPInterface, Netns
-from netd.objects import Address, KernelObject, Route, Sysctl, Up
+from netd.objects import Address, Element, Ifb, KernelObject, Redirect, Route, Shaper, Sysctl, Up, Veth
 
 SysctlPaths = frozenset[tuple[str, ...]]
 
@@ -34,6 +35,46 @@ def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
             found.add(Route(route.destination, links[route.index].name, route.via))
     found.update(_sysctls(sysctls, None))
     return frozenset(found)
+
+
+def some(wanted: Collection[KernelObject]) -> frozenset[KernelObject]:
+    """What `host` says of `wanted`, objects of endpoints on the host, and of the links that they are about.
+
+    Each link and element is asked for by itself, so the cost follows from `wanted` and not from what else
+    there is. Only queues cannot be had so: the kernel tells those of all links.
+    """
+    found: set[KernelObject] = set(nftget.present(each for each in wanted if isinstance(each, Element)))
+    sysctls = frozenset(each.path for each in wanted if isinstance(each, Sysctl))
+    with fastnl.Socket() as socket:
+        links: dict[int, Link] = {}
+        for name in {each.name for each in wanted if isinstance(each, Veth | Ifb)}:
+            if link := _named(socket, name):
+                links[link.index] = link
+        masters = [_named(socket, name) for link in links.values() if (name := _name_of(link.master))]
+        around = links | {link.index: link for link in masters if link}
+        for link in links.values():
+            if link.ours:
+                found.update(_of_link(link, around))
+            found.update(_addresses(dumps.own_addresses(socket, link.index), links, None))
+            for route in dumps.own_routes(socket, link.index):
+                found.add(Route(route.destination, link.name, route.via))
+        if any(isinstance(each, Shaper | Redirect) for each in wanted):
+            found.update(shaping.observed(socket, links))
+    found.update(_sysctls(sysctls, None))
+    return frozenset(found)
+
+
+def _named(socket: fastnl.Socket, name: str) -> Link | None:
+    body = socket.get(fastnl.link_get(name))
+    link = dumps.link(body) if body is not None else None
+    return link if link and link.name == name else None  # else it is somebody's altname
+
+
+def _name_of(index: int) -> str:
+    try:
+        return if_indextoname(index) if index else ""
+    except OSError:
+        return ""
 
 
 def _of_link(link: Link, links: dict[int, Link]) -> Iterator[KernelObject]:
@@ -95,11 +136,8 @@ def _addresses(
 def interface(name: str) -> tuple[str, int] | None:
     """(MAC, MTU) of a link; None where there is none."""
     with fastnl.Socket() as socket:
-        body = socket.get(fastnl.link_get(name))
-    if body is None:
-        return None
-    link = dumps.link(body)
-    return (link.mac, link.mtu) if link.name == name else None
+        link = _named(socket, name)
+    return (link.mac, link.mtu) if link else None
 
 
 def _sysctls(paths: SysctlPaths, netns: Netns | None) -> Iterator[Sysctl]:

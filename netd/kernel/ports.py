@@ -186,6 +186,10 @@ class Kernel(Protocol):
         inode; its path is empty.
         """
 
+    async def observe_some(self, wanted: Collection[KernelObject]) -> frozenset[KernelObject]:
+        """What `observe` would say of `wanted`, objects of endpoints on the host side, and of the links that
+        they are about. It costs as much as there is in `wanted`, however much else the host has."""
+
     async def observe_sandbox(
         self, netns: Netns, links: Collection[str], sysctls: Collection[tuple[str, ...]]
     ) -> frozenset[KernelObject]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from netd import firewall
 from netd.errors import KernelError
+from netd.kernel import nftget
 from netd.kernel.host import HostKernel
+from netd.kernel.libnft import Context
 from netd.kernel.ports import ApplyError
 from netd.objects import Add, Atom, Element, Remove
 
@@ -40,6 +43,51 @@ EVERY_SET = [sample(family, name) for family, name in firewall.SETS]
 def rules(sh: Shell, how: str = "-t") -> str:
     """The loaded rules, usually without counters and elements."""
     return sh("; ".join(f"nft {how} list table {family} netd" for family in ("inet", "bridge", "arp")))
+
+
+async def test_an_element_of_every_set_is_found_by_its_key(host_kernel: HostKernel) -> None:
+    assert list(nftget.present(EVERY_SET)) == []
+    await host_kernel.apply([Add(item) for item in EVERY_SET])
+    assert list(nftget.present(EVERY_SET)) == EVERY_SET
+    assert await host_kernel.observe_some(EVERY_SET) == frozenset(EVERY_SET)
+    maps = [item for item in EVERY_SET if item.value]
+    assert list(nftget.present(replace(item, value=(item.value[0], 9)) for item in maps)) == []
+    await host_kernel.apply([Remove(item) for item in EVERY_SET[::2]])
+    assert list(nftget.present(EVERY_SET)) == EVERY_SET[1::2]
+
+
+async def test_without_its_rules_no_element_is_found(host_kernel: HostKernel, sh: Shell) -> None:
+    await host_kernel.apply([Add(item) for item in EVERY_SET])
+    sh("nft flush chain inet netd forward")
+    assert await host_kernel.observe_some(EVERY_SET) == frozenset()
+    assert await host_kernel.restore_rules()
+    assert await host_kernel.observe_some(EVERY_SET) == frozenset(EVERY_SET)
+
+
+async def test_rules_are_listed_again_only_when_somebody_else_wrote(
+    host_kernel: HostKernel, sh: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[bool] = []
+    tables = Context.tables
+
+    def counted(self: Context, *, terse: bool = False) -> dict[str, str]:
+        listed.append(terse)
+        return tables(self, terse=terse)
+
+    monkeypatch.setattr(Context, "tables", counted)
+    for item in EVERY_SET:
+        assert not await host_kernel.restore_rules()
+        await host_kernel.apply([Add(item)])
+        assert await host_kernel.observe_some([item]) == {item}
+    assert listed in ([], [True]), "once, if it had been loaded just now"
+    listed.clear()
+    for write in ("nft add table inet mine", "nft delete table inet mine"):
+        sh(write)
+        await host_kernel.apply([Remove(EVERY_SET[0])])
+        assert not await host_kernel.restore_rules()
+        await host_kernel.apply([Add(EVERY_SET[0])])
+        assert await host_kernel.observe_some(EVERY_SET) == frozenset(EVERY_SET)
+    assert listed == [True, True], "once after each of them"
 
 
 async def test_an_element_of_every_set_is_observed_as_it_was_asked_for(host_kernel: HostKernel) -> None:

@@ -71,6 +71,7 @@ class Library:
 def with_nft(monkeypatch: pytest.MonkeyPatch, test: Callable[[nft.Nft, Library], Awaitable[None]]) -> Library:
     library = Library()
     monkeypatch.setattr("nftables.Nftables", lambda: library)
+    monkeypatch.setattr(nft, "generation", lambda: len(library.transactions))
     monkeypatch.setattr(nft, "in_new_namespace", lambda work: {})
 
     async def body() -> None:
