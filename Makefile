@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc)
 
 # netd itself needs the two libraries; tests and demo look at the kernel with the usual tools.
 PACKAGES := libnftables1 libseccomp2
-TOOLS := bind9-dnsutils busybox-static conntrack containernetworking-plugins curl etcd-client etcd-server iproute2 iptables iputils-ping libpcap0.8 nftables openssl procps python3 strace util-linux
+TOOLS := bind9-dnsutils busybox-static conntrack containernetworking-plugins curl etcd-client etcd-server iproute2 iptables iputils-ping libpcap0.8 nftables openssl procps python3 strace util-linux wireguard-go
 PYTHON_PACKAGES := $(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,python3-venv)
 
 .PHONY: help venv demo demo-overlay test lint unit torture soak bench cni-conformance proto lock clean

@@ -28,6 +28,7 @@ from netd.dns_lookup import Names
 from netd.errors import Denied
 from netd.events import Events
 from netd.kernel.ports import Kernel, Survey
+from netd.keys import KeyFile
 from netd.runtime.spec import Runtime
 from netd.settings import Settings
 from netd.store.base import Store
@@ -106,7 +107,9 @@ def of_this_host(settings: Settings) -> Rooms:
     feed = DnsFeed(settings)
     store = SqliteStore(settings.state, settings.run)
     return Rooms(
-        kernel=HostKernel(settings.run),
+        kernel=HostKernel(
+            settings.run, key_file=KeyFile(settings.key_file), wireguard_go=settings.wireguard_go
+        ),
         store=store,
         cluster=join(settings, store),
         feed=feed,

@@ -43,7 +43,8 @@ class Circumstances:
 
     `switched` are the sysctls of the host, by path, that netd changed and will change back; `aside`
     records of the store that could not be understood; `degraded` says by name of a network what could
-    not be repaired. Without a `daemon` nothing is known of these, and who asks is whoever typed it.
+    not be repaired, `problems` what keeps networks of the cluster from being whole. Without a `daemon`
+    nothing is known of these, and who asks is whoever typed it.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class Circumstances:
     switched: Collection[str] = ()
     aside: Collection[str] = ()
     degraded: Mapping[str, str] = field(default_factory=dict)
+    problems: Collection[str] = ()
 
 
 def examine(host: Survey, here: Circumstances) -> list[Check]:
@@ -172,6 +174,8 @@ def _records(host: Survey, here: Circumstances) -> Iterator[Check]:
 def _networks(host: Survey, here: Circumstances) -> Iterator[Check]:
     for name, problem in here.degraded.items():
         yield _failure(f"network {name}", problem, "remove what is in the way; netd tries again by itself")
+    for problem in here.problems:
+        yield _failure("cluster", problem, "mend it on the node that is named; `netd node ls` shows all")
 
 
 def _directory(path: Path, wanted: int) -> Check:

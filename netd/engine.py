@@ -91,8 +91,9 @@ class Engine:
             locks=self._locks,
             addresses=self._addresses,
             cluster=cluster,
-            port=settings.vxlan_port,
+            settings=settings,
         )
+        self.rotate_key = self._overlay.rotate_key
         self.problems = self._overlay.problems
         self._promises = Promises(self, self._addresses, self._overlay.holdings)
 

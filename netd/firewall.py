@@ -37,7 +37,9 @@ __all__ = [
     "network",
     "peer",
     "published",
+    "sealed",
     "vxlan",
+    "wireguard",
 ]
 
 
@@ -82,6 +84,8 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "open4"): SetType(("ipv4", "proto", "port")),
         ("inet", "open6"): SetType(("ipv6", "proto", "port")),
         ("inet", "vxlan"): SetType(("port",)),
+        ("inet", "sealed"): SetType(("port",)),
+        ("inet", "wireguard"): SetType(("port",)),
         ("inet", "peers4"): SetType(("ipv4",)),
         ("inet", "peers6"): SetType(("ipv6",)),
         ("inet", "far4"): SetType(("ifname", "ipv4")),
@@ -221,8 +225,18 @@ def vxlan(port: int) -> Element:
     return Element("inet", "vxlan", (port,))
 
 
+def sealed(port: int) -> Element:
+    """At this port of `vxlan` it is spoken within WireGuard only."""
+    return Element("inet", "sealed", (port,))
+
+
+def wireguard(port: int) -> Element:
+    """Where this host speaks WireGuard: with peers only, as VXLAN."""
+    return Element("inet", "wireguard", (port,))
+
+
 def peer(address: IPAddress) -> Element:
-    """A node that may speak VXLAN to this one."""
+    """A node that may speak VXLAN and WireGuard to this one."""
     return Element("inet", f"peers{address.version}", (address,))
 
 

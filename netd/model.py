@@ -22,6 +22,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 ROUTER = "router"
 """Option of an endpoint: "yes" where its container may send packets of others, because it routes."""
 
+WIREGUARD_PORT = 51820
+"""Where WireGuard is usually spoken (UDP)."""
+
 IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
 IPNetwork = IPv4Network | IPv6Network
@@ -224,8 +227,8 @@ class Node:
 
     `address` is where its tunnels end: an address of the underlay, IPv4 or IPv6. `segment` is the subnet
     of that address and `mac` that of the interface; without them, plain routes cannot lead there.
-    `wireguard_key` is
-    its public key, base64, empty without WireGuard. A node that is `draining` takes no new endpoints.
+    `wireguard_key` is its public key, base64, empty without WireGuard, and `wireguard_port` the UDP port
+    where it speaks that. A node that is `draining` takes no new endpoints.
     """
 
     name: str
@@ -235,6 +238,7 @@ class Node:
     segment: IPNetwork | None = None
     mac: str = ""
     wireguard_key: str = ""
+    wireguard_port: int = WIREGUARD_PORT
     draining: bool = False
 
 

@@ -26,7 +26,9 @@ BRIDGE_PREFIX = "nd-"
 VETH_PREFIX = "ve-"
 VXLAN_PREFIX = "vx-"
 IFB_PREFIX = "if-"
-PREFIXES = (BRIDGE_PREFIX, VETH_PREFIX, VXLAN_PREFIX, IFB_PREFIX)
+WIREGUARD = "wg-netd"
+"""The one WireGuard device of a host; the rule set knows it by this name."""
+PREFIXES = (BRIDGE_PREFIX, VETH_PREFIX, VXLAN_PREFIX, IFB_PREFIX, WIREGUARD)
 """How the names of all links begin that netd makes on the host, unless a user chose one."""
 ALIAS_PREFIX = "netd:"
 LINK_GROUPS = 78 << 24
@@ -67,6 +69,17 @@ def bridge_name(network: Network) -> str:
 def vxlan_name(network: Network) -> str:
     """The VXLAN device of a network."""
     return VXLAN_PREFIX + digest(network.id, 12)
+
+
+TUNNEL_PREFIX = IPv6Network("fdb4:8a1c:e95d::/64")
+"""Where the nodes are to each other inside WireGuard: a ULA prefix whose global id was drawn once for all
+(RFC 4193, 3.2). The rule set knows it too, and lets nothing for it pass by another interface."""
+
+
+def tunnel_address(node: str) -> IPv6Address:
+    """A node's address inside WireGuard. It follows from the name, not from the key, so that a new key
+    changes nothing of what stands on it; two names that had the same are told apart by `netd.tunnels`."""
+    return TUNNEL_PREFIX[int(digest(node, 16), 16)]
 
 
 def vtep_mac(node: str, network: Network) -> str:

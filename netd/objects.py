@@ -206,6 +206,57 @@ class Flood:
 
 
 @dataclass(frozen=True, slots=True)
+class WireGuard:
+    """The WireGuard device of the host, up: by it encrypted networks reach other nodes, and by it only.
+
+    `port` is where it is spoken on the underlay. Of its key only the public half is said; the private one
+    is in a file (`netd.keys`). `up` is False and `public_key` is empty only in what was observed.
+    """
+
+    name: str
+    alias: str
+    altname: str
+    mtu: int
+    port: int
+    public_key: str
+    up: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        return ("link", None, self.name)
+
+    def __str__(self) -> str:
+        return (
+            f"link   {self.name} wireguard alias {self.alias} altname {self.altname} mtu {self.mtu} "
+            f"port {self.port} key {self.public_key} {'up' if self.up else 'down'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WireGuardPeer:
+    """Another node, to a WireGuard device: its public key, its `address` inside, and where it is outside.
+
+    Nothing but that address may it send from, and only what is for it goes there. `address` is None only
+    in what was observed, where somebody else has put a peer; `endpoint` where it has none.
+    """
+
+    dev: str
+    public_key: str
+    address: IPAddress | None
+    endpoint: IPAddress | None
+    port: int
+
+    @property
+    def key(self) -> Hashable:
+        return ("wireguard", self.dev, self.address or self.public_key)
+
+    def __str__(self) -> str:
+        return (
+            f"peer   {self.address} dev {self.dev} key {self.public_key} via {self.endpoint} port {self.port}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Ifb:
     """A device that sends on to where it was going what is redirected to it; up.
 
@@ -354,7 +405,7 @@ class Element:
         return f"nft    element {self.family} netd {self.set} {{ {' . '.join(map(str, self.item))}{value} }}"
 
 
-HostLink = Bridge | Veth | Vxlan | Ifb
+HostLink = Bridge | Veth | Vxlan | Ifb | WireGuard
 """What makes an interface exist on the host. Each has `name`, `alias`, `altname`, `mtu` and `up`."""
 
 KernelObject = (
@@ -363,6 +414,7 @@ KernelObject = (
     | Remote
     | Proxy
     | Flood
+    | WireGuardPeer
     | Shaper
     | Redirect
     | Sysctl

@@ -27,14 +27,18 @@ from netd.announcements import Announcements
 from netd.cluster.ports import Cluster, Holdings
 from netd.dns_feed import NameFeed
 from netd.drivers import driver, overlay
+from netd.encryption import Encryption
 from netd.errors import AlreadyExists, NetdError, Unavailable
 from netd.kernel.ports import ApplyError, Drift, Kernel, Underlay
+from netd.keys import KeyFile
 from netd.locks import Locks
-from netd.model import IPAddress, Network, Node, RemoteEndpoint, Scope, Want
+from netd.model import Network, Node, RemoteEndpoint, Scope, Want
 from netd.objects import KernelObject
 from netd.operations import Operations
 from netd.plan import plan
 from netd.requests import FALLBACK_MTU
+from netd.room import Room, outside
+from netd.settings import Settings
 from netd.store.base import Attached, Put, Store, Table
 from netd.tunnels import Difference, Tunnels
 from netd.view import View
@@ -65,7 +69,7 @@ class Host(Protocol):
 
 
 class Overlay:
-    """A `Member`, and what the engine asks about the cluster. `port` is where VXLAN is spoken."""
+    """A `Member`, and what the engine asks about the cluster."""
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class Overlay:
         locks: Locks,
         addresses: Addresses,
         cluster: Cluster | None,
-        port: int,
+        settings: Settings,
     ) -> None:
         self._host = host
         self._kernel = kernel
@@ -86,10 +90,12 @@ class Overlay:
         self._feed = feed
         self._operations = operations
         self._locks = locks
-        self._addresses = addresses
         self._cluster = cluster
-        self._port = port
-        self._tunnels = Tunnels(cluster.node, port) if cluster else None
+        self._tunnels = Tunnels(cluster.node, settings.vxlan_port) if cluster else None
+        self._room = Room(lambda: self.view, addresses, cluster, self._tunnels)
+        key = KeyFile(settings.key_file), settings.wireguard_days * 86400
+        self._encryption = Encryption(kernel, cluster, *key, self._rekey) if cluster else None
+        self._freshening: asyncio.Task[None] | None = None
         self._underlay: Underlay | None = None
         self._drifts: AsyncIterator[Drift] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -104,8 +110,10 @@ class Overlay:
 
     async def recall(self) -> None:
         """Take over what was known last, before the kernel is compared with it."""
-        if self._cluster is None or self._tunnels is None:
+        if self._cluster is None or self._tunnels is None or self._encryption is None:
             return
+        await self._encryption.recall(any(map(overlay.is_encrypted, self._shared())))
+        self._tunnels.set_node(self._cluster.node)
         self._drifts = self._kernel.watch()
         await self._measure()
         for network in self._shared():
@@ -119,6 +127,9 @@ class Overlay:
         self._started.set()
         if self._drifts is not None:
             self._listening = tasks.spawn(self._listen(self._drifts), name="underlay")
+        if self._encryption is not None:
+            fresh = self._encryption.keep_fresh(self.rotate_key)
+            self._freshening = tasks.spawn(fresh, name="WireGuard key")
         if self._tunnels is not None:
             async with self._turn:  # what was heard since the first comparison
                 known, now = self._compared, self.objects()
@@ -129,9 +140,10 @@ class Overlay:
 
     async def close(self) -> None:
         """Stop talking with the cluster; what is in force stays."""
-        if self._listening:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])
+        for task in (self._listening, self._freshening):
+            if task:
+                task.cancel()
+                await asyncio.wait([task])
         if self._cluster:
             await self._cluster.close()
 
@@ -174,11 +186,24 @@ class Overlay:
         returned as it is. Raises as `Cluster.create_network`."""
         if self._cluster is None or network.scope is not Scope.CLUSTER:
             return network
-        self._check_underlay(network)
+        await self._check(network)
         return self.here(await self._cluster.create_network(network))
 
-    def _check_underlay(self, network: Network) -> None:
-        """Refuse a subnet in which a node is, for then nothing would find it, and what could lead to none."""
+    async def rotate_key(self) -> None:
+        """Replace this node's WireGuard key. Raises as `Encryption.rotate`."""
+        if self._encryption is None:
+            raise Unavailable("this daemon is in no cluster, and so has no WireGuard key")
+        await self._operations.through(self._encryption.rotate(), "rotate key")
+
+    async def _rekey(self) -> None:
+        """This node has another key: give it to the device."""
+        if self._cluster is not None and self._tunnels is not None:
+            async with self._turn:
+                await self._write(self._tunnels.set_node(self._cluster.node))
+
+    async def _check(self, network: Network) -> None:
+        """Refuse a subnet in which a node is, for then nothing would find it; what could lead to none; and
+        what cannot be encrypted as it is to be."""
         node = self._tunnels.node_inside(network) if self._tunnels else None
         if node is not None:
             raise AlreadyExists(
@@ -187,6 +212,8 @@ class Overlay:
             )
         if self._tunnels is not None:
             overlay.check_underlay(network, self._tunnels.node)
+        if self._encryption is not None:
+            await self._encryption.ready(network)
 
     async def take_back(self, network: Network) -> None:
         """What `enter` agreed on cannot be made here after all."""
@@ -200,7 +227,7 @@ class Overlay:
         if network.scope is not Scope.CLUSTER:
             return
         if self._cluster is None:
-            raise _outside(network)
+            raise outside(network)
         await self._cluster.remove_network(network)
 
     def holdings(self, network: Network) -> Holdings | None:
@@ -210,56 +237,16 @@ class Overlay:
         return self._cluster.holdings(network.id)
 
     async def make_room(self, wants: Sequence[Want]) -> None:
-        """Get from the cluster what `wants` need of its addresses and this host has not.
-
-        An address that is asked for by name is claimed even where it lies in this host's own block: only
-        what is claimed can be taken over by another host, when the container moves there. Take before the
-        next await. Raises as `Cluster.grow`, and `Unavailable` while this node is drained.
-        """
-        if self._cluster is not None and self._cluster.node.draining:
-            name = self._cluster.node.name
-            raise Unavailable(
-                f"node {name!r} is being drained and takes no container; use another node, or end it with "
-                f"`netd node drain --undo {name}`"
-            )
-        for want in wants:
-            if self._tunnels and (problem := self._tunnels.problem(self.view.network(want.network).id)):
-                raise Unavailable(f"{problem}; use another node, or a network with encap=auto")
-        lacking = self._lacking(wants)  # refuses what nobody could give, before anything is claimed
-        for network, address in self._named_addresses(wants):
-            if self._cluster is not None and address not in self._cluster.holdings(network.id).singles:
-                await self._cluster.grow(network, address.version, address)
-                lacking = self._lacking(wants)
-        while lacking:
-            lacking_network, family, wanted = lacking
-            if self._cluster is None:
-                raise _outside(lacking_network)
-            await self._cluster.grow(lacking_network, family, wanted)
-            lacking = self._lacking(wants)
+        """See `Room.make`."""
+        await self._room.make(wants)
 
     def problems(self) -> list[str]:
         """What keeps networks of the cluster from being whole, seen from this host."""
-        return [text for each in self._shared() if self._tunnels and (text := self._tunnels.problem(each.id))]
-
-    def _named_addresses(self, wants: Sequence[Want]) -> list[tuple[Network, IPAddress]]:
-        """The addresses in networks of the cluster that are asked for in particular."""
-        return [
-            (network, address)
-            for want in wants
-            if (network := self.view.network(want.network)).scope is Scope.CLUSTER
-            for address in (want.ip, want.ip6)
-            if address is not None
-        ]
-
-    def _lacking(self, wants: Sequence[Want]) -> tuple[Network, int, IPAddress | None] | None:
-        for want in wants:
-            network = self.view.network(want.network)
-            if network.scope is not Scope.CLUSTER:
-                continue
-            holdings = self.holdings(network) or Holdings()
-            if lacking := self._addresses.lacking(network, want, holdings):
-                return network, *lacking
-        return None
+        if self._tunnels is None:
+            return []
+        said = [self._tunnels.problem(network.id) for network in self._shared()]
+        said += [self._tunnels.objection(name) for name in sorted(self._tunnels.nodes)]
+        return [problem for problem in said if problem]
 
     def tell(self, before: Attached | None, after: Attached | None) -> None:
         """`view` shows `after` instead of `before`: let the cluster know, at the next `announce`."""
@@ -282,7 +269,7 @@ class Overlay:
             present = self.view.networks.get(network.id)
             if present is None:
                 driver(here.driver).check(here)
-                self._check_underlay(here)
+                await self._check(here)
                 await self._host.take_in(here)
                 await self.made(here)
             elif present != here:
@@ -303,7 +290,9 @@ class Overlay:
         if self._tunnels is None:
             return
         async with self._turn:
-            self._tunnels.drop_network(network.id)
+            gone = self._tunnels.of_network(network.id)
+            difference = self._tunnels.drop_network(network.id)
+            await self._write(replace(difference, old=difference.old - gone))
             await self._say(self._tunnels.remotes(network.id))
 
     async def drop_network(self, network_id: str) -> None:
@@ -324,6 +313,7 @@ class Overlay:
     async def set_node(self, node: Node) -> None:
         """See `Member.set_node`. For this host's own name: its address changed."""
         await self._heard(lambda tunnels: (tunnels.set_node(node), tunnels.at(node.name), ()))
+        self._object(node.name)
         if self._cluster and node.name == self._cluster.node.name:
             await self._operations.through(self._follow(), "follow the underlay")
 
@@ -334,6 +324,7 @@ class Overlay:
     async def set_remote(self, remote: RemoteEndpoint) -> None:
         """See `Member.set_remote`."""
         await self._heard(lambda tunnels: (tunnels.set_remote(remote), [remote], ()))
+        self._object(remote.node)
 
     async def drop_remote(self, network_id: str, id: str) -> None:
         """See `Member.drop_remote`."""
@@ -363,6 +354,13 @@ class Overlay:
             return
         await self._settle_networks(networks)
         await self._heard(sync)
+        self._object(*(node.name for node in nodes))
+
+    def _object(self, *nodes: str) -> None:
+        """Say which of the nodes cannot be reached as they should be."""
+        if self._encryption is not None and self._tunnels is not None:
+            for name in nodes:
+                self._encryption.object(name, self._tunnels.objection(name))
 
     async def _settle_networks(self, networks: Collection[Network]) -> None:
         """Adopt and drop networks until this host has those. What cannot be done is left, and said."""
@@ -378,18 +376,12 @@ class Overlay:
         except NetdError as error:
             log.error("a network of the cluster is left as it is: %s", error)
 
-    async def _heard(
-        self,
-        change: Callable[[Tunnels], Heard],
-    ) -> None:
+    async def _heard(self, change: Callable[[Tunnels], Heard]) -> None:
         """Carry out one change of what is elsewhere: names that go, then the kernel, then names that come."""
         await self._started.wait()
         await self._operations.through(self._change(change), "change tunnels")
 
-    async def _change(
-        self,
-        change: Callable[[Tunnels], Heard],
-    ) -> None:
+    async def _change(self, change: Callable[[Tunnels], Heard]) -> None:
         if self._tunnels is None:
             return
         async with self._turn:
@@ -443,7 +435,7 @@ class Overlay:
             self._underlay = found
         await self._cluster.place(found.segment, found.mac)
         async with self._turn:
-            if difference := self._tunnels.set_place(self._cluster.node, found.name):
+            if difference := self._tunnels.set_place(self._cluster.node, found.name, found.mtu):
                 await self._write(difference)
                 await self._say(self._tunnels.all_remotes())
 
@@ -492,9 +484,3 @@ class Overlay:
                     for network in (old, new)
                 )
                 await self._write(Difference(before, after))
-
-
-def _outside(network: Network) -> Unavailable:
-    return Unavailable(
-        f"network {network.name!r} belongs to a cluster, and this daemon is in none; start it with --cluster"
-    )

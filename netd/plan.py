@@ -12,8 +12,10 @@ them:
 
     0  nft elements that say who is who     (they protect, and may name links that do not exist yet)
     1  bridges
-    2  VXLAN and IFB devices; veth pairs, each followed by its place in a bridge   (the peer is still down)
-    3  on the host: sysctls and bandwidth limits  (before an address could make a packet), addresses, routes
+    2  VXLAN, IFB and WireGuard devices; veth pairs, each followed by its place in a bridge   (the peer is
+       still down)
+    3  on the host: sysctls, bandwidth limits, WireGuard peers  (before an address could make a packet),
+       addresses, routes
     4  inside sandboxes: sysctls, addresses
     5  interfaces inside sandboxes go up    (from here on, frames flow)
     6  routes inside sandboxes; what the host is a proxy for; remote endpoints, the nodes that get multicast
@@ -61,6 +63,8 @@ from netd.objects import (
     Up,
     Veth,
     Vxlan,
+    WireGuard,
+    WireGuardPeer,
 )
 
 Device = tuple[tuple[int, int] | None, str]
@@ -158,7 +162,7 @@ def _taken_along(removed: Iterable[KernelObject], present: Iterable[KernelObject
 def _devices_of(item: KernelObject) -> tuple[Device, ...]:
     """The interfaces that exist because of `item`."""
     match item:
-        case Bridge() | Vxlan() | Ifb():
+        case Bridge() | Vxlan() | Ifb() | WireGuard():
             return ((None, item.name),)
         case Veth():
             return ((None, item.name), (_ns(item.netns), item.peer))
@@ -174,7 +178,7 @@ def _stands_on(item: KernelObject) -> tuple[Device, ...]:
             return ((None, item.bridge),)
         case Flood():
             return ((None, item.vxlan),)
-        case Shaper() | Redirect() | Proxy():
+        case Shaper() | Redirect() | Proxy() | WireGuardPeer():
             return ((None, item.dev),)
         case Address() | Up() | Route():
             return ((_ns(item.netns), item.dev),)
@@ -197,11 +201,11 @@ def _place(item: KernelObject) -> tuple[int, str, int, str]:
             return (7 if item.set in PUBLISHING else 0, "", 0, str(item))
         case Bridge():
             return (1, item.name, 0, "")
-        case Veth() | Vxlan() | Ifb():
+        case Veth() | Vxlan() | Ifb() | WireGuard():
             return (2, item.name, 0, "")
         case BridgePort():
             return (2, item.name, 1, "")
-        case Sysctl() | Shaper() | Redirect():
+        case Sysctl() | Shaper() | Redirect() | WireGuardPeer():
             return (3 if getattr(item, "netns", None) is None else 4, "", 0, str(item))
         case Address():
             return (3 if item.netns is None else 4, "", 1, str(item))

@@ -268,14 +268,19 @@ class Reconciler:
         return failed
 
     def _blame(self, failed: Mapping[Op, NetdError]) -> None:
-        """Say in the view which networks are not what they should be."""
+        """Say in the view which networks are not what they should be, and in an event when that changes."""
         view = self._subject.view
         owners = wanted.owners(view)
         degraded: dict[str, str] = {}
         for op, reason in failed.items():
-            for network in wanted.owners_of(owners, op.new if isinstance(op, Change) else op.object):
-                degraded.setdefault(network, f"{_object(op)} cannot be repaired: {reason}")
+            for id in wanted.owners_of(owners, op.new if isinstance(op, Change) else op.object):
+                degraded.setdefault(id, f"{_object(op)} cannot be repaired: {reason}")
         self._subject.view = view.with_degraded(degraded)
+        for id, network in view.networks.items():
+            if id in degraded and id not in view.degraded:
+                self._events.emit("network", "degraded", id, network.name, reason=degraded[id])
+            elif id in view.degraded and id not in degraded:
+                self._events.emit("network", "ready", id, network.name)
 
     # --- inside sandboxes -------------------------------------------------------------------------
 

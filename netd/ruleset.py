@@ -35,6 +35,8 @@ What the `inet` table promises, in both families:
   VXLAN port would get the host's address, which the peers trust, by masquerading (CVE-2026-92542), so
   they are dropped before; and so are those of the host's programs, which are told from the kernel's by
   having an owner. The kernel's own are not tracked: they are many, and never translated.
+- The VXLAN of encrypted networks has a port of its own (`sealed`). It enters and leaves by the WireGuard
+  device and by nothing else, whatever the routes say, and that device carries nothing else.
 
 - Where plain routes lead to other nodes (--opt encap), what a network's endpoints send each other is let
   through as it is, and never translated. From the wire comes for an endpoint of another node only what
@@ -94,6 +96,8 @@ table inet netd {
 
     # The overlay networks: where VXLAN is spoken, who may, and whose way out is narrower than it looks.
     set vxlan { type inet_service; }
+    set sealed { type inet_service; }              # of those ports: only within WireGuard
+    set wireguard { type inet_service; }           # where that is spoken
     set peers4 { type ipv4_addr; }
     set peers6 { type ipv6_addr; }
     set clamped { type ifname; }                   # bridge
@@ -138,6 +142,8 @@ table inet netd {
         ip saddr 127.0.0.0/8 iif != "lo" drop
         iifname @wires drop
         iifname @ptp jump from_ptp
+        # The names of the device and of its prefix are those of `netd.names`.
+        iifname "wg-netd" goto from_tunnel
         udp dport @vxlan jump from_peer
     }
 
@@ -147,6 +153,13 @@ table inet netd {
     chain from_ptp {
         iifname . ether saddr . ip saddr @bind4 return
         iifname . ether saddr . ip6 saddr @bind6 return
+        drop
+    }
+
+    # What WireGuard decrypted: the frames of encrypted networks, for this host. A source port for each
+    # conversation would be an entry for each in connection tracking.
+    chain from_tunnel {
+        udp dport @sealed fib daddr type local notrack accept
         drop
     }
 
@@ -210,7 +223,9 @@ table inet netd {
     chain input {
         type filter hook input priority filter; policy accept;
         udp dport @vxlan goto vxlan
+        udp dport @wireguard goto vxlan
         iif "lo" accept
+        ip6 daddr fdb4:8a1c:e95d::/64 drop
         ct state established,related accept
         iifname @bridges jump from_container
         # The host answers for any of its addresses on any interface; these are for nobody else.
@@ -219,9 +234,15 @@ table inet netd {
     }
 
     chain vxlan {
+        udp dport @sealed goto sealed
         iifname @bridges drop
         ip saddr @peers4 accept
         ip6 saddr @peers6 accept
+        drop
+    }
+
+    chain sealed {
+        iifname "wg-netd" accept
         drop
     }
 
@@ -291,6 +312,7 @@ table inet netd {
         iifname . ip daddr @far4 accept
         iifname . ip6 daddr @far6 accept
         udp dport @vxlan drop
+        oifname "wg-netd" drop
         iifname @internal drop
         # What conntrack cannot place is not translated, and would leave with a container's address.
         iifname @nat ct state invalid drop
@@ -305,6 +327,8 @@ table inet netd {
 
     chain output {
         type filter hook output priority filter; policy accept;
+        # Never in clear: where the WireGuard device is gone, another route would take them.
+        udp dport @sealed oifname != "wg-netd" drop
         # The kernel answers a hairpin with advice to go straight to a neighbour. For IPv4 its own
         # address translation drops that (nf_nat_icmp_reply_translation), for IPv6 nothing does.
         icmpv6 type nd-redirect oifname @bridges drop

@@ -44,6 +44,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vxlan_port: int = 4789
     """The UDP port of the overlays (RFC 7348, 5); the same on every node of a cluster."""
 
+    wireguard_port: int = 51820
+    """The UDP port of encrypted overlays; the others read it from this node's record."""
+
+    wireguard_go: str = ""
+    """The program that does WireGuard where the kernel does not, "/usr/bin/wireguard-go"; empty for none."""
+
+    wireguard_days: float = 30.0
+    """Days after which this node's WireGuard key is replaced; 0 for never."""
+
     cluster: str = ""
     """Where the cluster's etcd is, "etcd://h1:2379,h2:2379"; empty for a host by itself."""
 
@@ -74,6 +83,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def run(self) -> Path:
         return Path(self.run_dir)
+
+    @property
+    def key_file(self) -> Path:
+        """Where this node's private WireGuard key is."""
+        return self.state / "wireguard.key"
 
     @property
     def socket(self) -> Path:
@@ -129,10 +143,11 @@ def _checked(settings: Settings, path: Path) -> Settings:
             )
     if settings.log_format not in ("text", "json"):
         raise Invalid(f"configuration ({path}): log_format {settings.log_format!r} must be 'text' or 'json'")
-    if not 1024 <= settings.vxlan_port <= 65535:
+    if not 1024 <= settings.vxlan_port <= 65534:  # the next one is for encrypted networks
         raise Invalid(
-            f"configuration ({path}): vxlan_port {settings.vxlan_port} must lie between 1024 and 65535"
+            f"configuration ({path}): vxlan_port {settings.vxlan_port} must lie between 1024 and 65534"
         )
+    _check_wireguard(settings, path)
     _check_cluster(settings, path)
     for pool in settings.pools:
         try:
@@ -145,6 +160,28 @@ def _checked(settings: Settings, path: Path) -> Settings:
                 f"the size must lie between {base.prefixlen} and 30"
             )
     return settings
+
+
+def _check_wireguard(settings: Settings, path: Path) -> None:
+    if not 1024 <= settings.wireguard_port <= 65535:
+        raise Invalid(
+            f"configuration ({path}): wireguard_port {settings.wireguard_port} must lie between 1024 and "
+            "65535"
+        )
+    if settings.wireguard_port - settings.vxlan_port in (0, 1):
+        raise Invalid(
+            f"configuration ({path}): wireguard_port {settings.wireguard_port} is where VXLAN is spoken "
+            f"(vxlan_port {settings.vxlan_port}, and the one above it within WireGuard)"
+        )
+    if settings.wireguard_go and not os.path.isabs(settings.wireguard_go):  # noqa: PTH117
+        raise Invalid(
+            f"configuration ({path}): wireguard_go {settings.wireguard_go!r} must be an absolute path"
+        )
+    if settings.wireguard_days and not 0.01 <= settings.wireguard_days <= 3650:
+        raise Invalid(
+            f"configuration ({path}): wireguard_days {settings.wireguard_days:g} must be 0, for never, or "
+            "lie between 0.01 and 3650"
+        )
 
 
 def _check_cluster(settings: Settings, path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from netd import compile, names
+from netd.drivers import overlay
 from netd.model import LINK
 from netd.objects import (
     Add,
@@ -30,6 +31,8 @@ from netd.objects import (
     Up,
     Veth,
     Vxlan,
+    WireGuard,
+    WireGuardPeer,
 )
 from netd.plan import plan
 from netd.store.base import Attached
@@ -77,29 +80,28 @@ def difference(desired: Collection[KernelObject], observed: frozenset[KernelObje
     return plan(host | {item for item in desired if _link_of(item) in made}, observed)
 
 
-def owners(view: View) -> Mapping[Hashable, str]:
+def owners(view: View) -> Mapping[Hashable, Collection[str]]:
     """Network ids by what speaks of them in kernel objects: bridges, link groups, veths, addresses."""
-    found: dict[Hashable, str] = {}
+    found: dict[Hashable, Collection[str]] = {}
     for network in view.networks.values():
-        found[names.bridge_name(network)] = network.id
-        found[names.link_group(network)] = network.id
-        found[names.vxlan_name(network)] = network.id
-        found.update((gateway, network.id) for family in (4, 6) for gateway in network.gateways(family))
+        found[names.bridge_name(network)] = found[names.vxlan_name(network)] = (network.id,)
+        found[names.link_group(network)] = (network.id,)
+        found.update((gateway, (network.id,)) for family in (4, 6) for gateway in network.gateways(family))
     for endpoint in view.endpoints.values():
-        found[names.host_ifname(endpoint)] = endpoint.network
-        found[names.ifb_name(endpoint)] = endpoint.network
-        found.update((interface.ip, endpoint.network) for interface in endpoint.addresses)
+        found[names.host_ifname(endpoint)] = found[names.ifb_name(endpoint)] = (endpoint.network,)
+        found.update((interface.ip, (endpoint.network,)) for interface in endpoint.addresses)
+    found[names.WIREGUARD] = [net.id for net in view.networks.values() if overlay.is_encrypted(net)]
     return found
 
 
-def owners_of(owners: Mapping[Hashable, str], item: KernelObject) -> set[str]:
+def owners_of(owners: Mapping[Hashable, Collection[str]], item: KernelObject) -> set[str]:
     """The ids of the networks that `item` belongs to, by `owners`."""
-    return {owners[word] for word in _words(item) if word in owners}
+    return {id for word in _words(item) for id in owners.get(word, ())}
 
 
 def _words(item: KernelObject) -> Iterable[Hashable]:
     match item:
-        case Bridge() | Veth() | Vxlan() | Ifb():
+        case Bridge() | Veth() | Vxlan() | Ifb() | WireGuard():
             return (item.name,)
         case Remote():
             return (item.bridge,)
@@ -113,7 +115,7 @@ def _words(item: KernelObject) -> Iterable[Hashable]:
             return (item.dev, item.address.ip)
         case Element():
             return (*item.item, *item.value)
-        case Route() | Up() | Shaper() | Redirect() | Proxy():
+        case Route() | Up() | Shaper() | Redirect() | Proxy() | WireGuardPeer():
             return (item.dev,)
 
 

@@ -147,6 +147,10 @@ class FakeDaemon(netd_pb2_grpc.NetdServicer):
     def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.NodeList:
         return self.nodes
 
+    def RotateKey(self, request: pb.RotateKeyRequest, context: Any) -> pb.Node:
+        self.requests.append(request)
+        return pb.Node(name="h1", wireguard_key="a2V5", self=True)
+
     def DrainNode(self, request: pb.DrainNodeRequest, context: Any) -> pb.Node:
         self.requests.append(request)
         return pb.Node(name=request.node, state="ready" if request.undo else "draining")

@@ -300,3 +300,7 @@ class Client:
     def drain_node(self, name: str, *, undo: bool) -> pb.Node:
         """Let a node take no more containers, or again."""
         return self._call(pb.Node, self._stub.DrainNode, pb.DrainNodeRequest(node=name, undo=undo))
+
+    def rotate_key(self) -> pb.Node:
+        """Replace the WireGuard key of the daemon's own node."""
+        return self._call(pb.Node, self._stub.RotateKey, pb.RotateKeyRequest())

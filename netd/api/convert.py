@@ -313,6 +313,7 @@ def node(value: NodeStatus) -> pb.Node:
         capabilities=value.node.capabilities if value.node else (),
         labels=value.node.labels if value.node else {},
         self=value.self,
+        wireguard_key=value.node.wireguard_key if value.node else "",
     )
 
 

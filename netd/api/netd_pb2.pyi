@@ -832,7 +832,7 @@ class NodeList(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., connected: _Optional[bool] = ..., endpoint: _Optional[str] = ..., revision: _Optional[int] = ..., problem: _Optional[str] = ..., quarantined: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("name", "state", "address", "endpoints", "blocks", "capabilities", "labels", "self")
+    __slots__ = ("name", "state", "address", "endpoints", "blocks", "capabilities", "labels", "self", "wireguard_key")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -848,6 +848,7 @@ class Node(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     SELF_FIELD_NUMBER: _ClassVar[int]
+    WIREGUARD_KEY_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     address: str
@@ -856,7 +857,8 @@ class Node(_message.Message):
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     labels: _containers.ScalarMap[str, str]
     self: bool
-    def __init__(self_, name: _Optional[str] = ..., state: _Optional[str] = ..., address: _Optional[str] = ..., endpoints: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[NodeBlock, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., self: _Optional[bool] = ...) -> None: ...
+    wireguard_key: str
+    def __init__(self_, name: _Optional[str] = ..., state: _Optional[str] = ..., address: _Optional[str] = ..., endpoints: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[NodeBlock, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., self: _Optional[bool] = ..., wireguard_key: _Optional[str] = ...) -> None: ...
 
 class NodeBlock(_message.Message):
     __slots__ = ("network", "block")
@@ -865,6 +867,10 @@ class NodeBlock(_message.Message):
     network: str
     block: str
     def __init__(self, network: _Optional[str] = ..., block: _Optional[str] = ...) -> None: ...
+
+class RotateKeyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class DrainNodeRequest(_message.Message):
     __slots__ = ("node", "undo")

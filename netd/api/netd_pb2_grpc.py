@@ -179,6 +179,11 @@ class NetdStub:
                 request_serializer=netd_dot_api_dot_netd__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=netd_dot_api_dot_netd__pb2.Node.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/netd.v1.Netd/RotateKey',
+                request_serializer=netd_dot_api_dot_netd__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=netd_dot_api_dot_netd__pb2.Node.FromString,
+                _registered_method=True)
 
 
 class NetdServicer:
@@ -377,6 +382,13 @@ class NetdServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Replaces the WireGuard key of the node that answers, and tells the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NetdServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -523,6 +535,11 @@ def add_NetdServicer_to_server(servicer, server):
             'DrainNode': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainNode,
                     request_deserializer=netd_dot_api_dot_netd__pb2.DrainNodeRequest.FromString,
+                    response_serializer=netd_dot_api_dot_netd__pb2.Node.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=netd_dot_api_dot_netd__pb2.RotateKeyRequest.FromString,
                     response_serializer=netd_dot_api_dot_netd__pb2.Node.SerializeToString,
             ),
     }
@@ -1308,6 +1325,33 @@ class Netd:
             target,
             '/netd.v1.Netd/DrainNode',
             netd_dot_api_dot_netd__pb2.DrainNodeRequest.SerializeToString,
+            netd_dot_api_dot_netd__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netd.v1.Netd/RotateKey',
+            netd_dot_api_dot_netd__pb2.RotateKeyRequest.SerializeToString,
             netd_dot_api_dot_netd__pb2.Node.FromString,
             options,
             channel_credentials,

@@ -146,6 +146,7 @@ class Service(netd_pb2_grpc.NetdServicer):
             switched=self._engine.switched(),
             aside=[f"{record.table} {record.key}: {record.problem}" for record in view.quarantined],
             degraded={view.networks[id].name: problem for id, problem in view.degraded.items()},
+            problems=self._engine.problems(),
         )
         checks = doctor.examine(await self._survey(), here)
         return pb.DoctorReply(checks=map(convert.check, checks))
@@ -288,6 +289,11 @@ class Service(netd_pb2_grpc.NetdServicer):
             if node.name == name:
                 return convert.node(node)
         return pb.Node(name=name, state="down")
+
+    async def RotateKey(self, request: pb.RotateKeyRequest, context: Context) -> pb.Node:
+        cluster = self._in_cluster()
+        await self._engine.rotate_key()
+        return pb.Node(name=cluster.node.name, wireguard_key=cluster.node.wireguard_key, self=True)
 
     def _in_cluster(self) -> Cluster:
         if self._cluster is None:

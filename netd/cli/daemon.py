@@ -37,6 +37,7 @@ OFTEN = (700, 10, 10)
 )
 @click.option("--node-name", metavar="NAME", help="This host in the cluster.  [its host name]")
 @click.option("--advertise", metavar="IP", help="Where other hosts reach this one.  [as it reaches etcd]")
+@click.option("--wireguard-go", metavar="FILE", help="Does WireGuard where the kernel has none.")
 def daemon(config: Path | None, **flags: str | bool | None) -> None:
     """Run the daemon in the foreground; it logs to standard error.
 

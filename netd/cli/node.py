@@ -78,3 +78,13 @@ def drain(names: Sequence[str], undo: bool) -> int:
     """Let nodes take no more containers, and print their names. Those that are there stay."""
     client = connected()
     return each(names, lambda name: client.drain_node(name, undo=undo).name)
+
+
+@node.command("rotate-key", short_help="Replace this node's WireGuard key.")
+@socket_option
+def rotate_key() -> None:
+    """Replace the WireGuard key of this node, and print the new public one.
+
+    Connections go on: what is on the way waits until the other nodes have heard of it.
+    """
+    click.echo(connected().rotate_key().wireguard_key)

@@ -52,7 +52,7 @@ def join(settings: Settings, store: Store) -> EtcdCluster | None:
         address = source.first()
     return EtcdCluster(
         target,
-        Node(name=name, address=address, capabilities=CAPABILITIES),
+        Node(name=name, address=address, capabilities=CAPABILITIES, wireguard_port=settings.wireguard_port),
         store,
         ttl=settings.cluster_ttl,
         grace=settings.cluster_grace,

@@ -39,7 +39,7 @@ from netd.cluster.ports import Holdings, Member, NodeStatus, Status
 from netd.cluster.publisher import Publisher
 from netd.cluster.seat import Lost, Seat
 from netd.errors import NetdError, Unavailable
-from netd.model import Endpoint, IPAddress, IPNetwork, Network, Node, Sandbox
+from netd.model import Endpoint, IPAddress, IPNetwork, Network, Node, Sandbox, Scope
 from netd.store.base import Store
 from netd.view import View
 
@@ -223,10 +223,12 @@ class EtcdCluster:
     async def _tell_everything(self) -> None:
         nodes = [node for node in self.directory.nodes.values() if node.name != self.directory.own]
         assert self._member is not None
-        self._unsettled.clear()
         await self._member.sync_cluster(
             tuple(self.directory.networks.values()), nodes, tuple(self.directory.remotes.values())
         )
+        # What the member could not do with one of them it has logged; the heart tries again, and says why.
+        there = {net.id for net in self._member.view.networks.values() if net.scope is Scope.CLUSTER}
+        self._unsettled = dict.fromkeys(self.directory.networks.keys() ^ there, "")
 
     async def _tell(self, changes: Changes) -> None:
         member = self._member
@@ -328,6 +330,14 @@ class EtcdCluster:
         if self._connected:
             with contextlib.suppress(Unavailable):  # then the heart does it
                 await self._agreements.give_up()
+
+    def identify(self, key: str) -> None:
+        """See `Cluster.identify`."""
+        self._seat.node = replace(self._seat.node, wireguard_key=key)
+
+    async def tell_identity(self) -> None:
+        """See `Cluster.tell_identity`."""
+        await self._become(self._seat.node)
 
     async def move(self, address: IPAddress) -> None:
         """See `Cluster.move`."""

@@ -116,6 +116,13 @@ class Cluster(Protocol):
     async def withdraw(self, endpoints: Collection[Endpoint]) -> None:
         """`member.view` does not show these any more: make that known. As `publish`."""
 
+    def identify(self, key: str) -> None:
+        """This host has this WireGuard key, "" for none. `node` says so at once, the cluster's memory when
+        it is next written, or `tell_identity`."""
+
+    async def tell_identity(self) -> None:
+        """Make known what `identify` said; if etcd is away, as soon as it is back. Never raises."""
+
     async def move(self, address: IPAddress) -> None:
         """The underlay address of this host changed."""
 

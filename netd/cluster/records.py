@@ -28,10 +28,11 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from netd import names
+from netd import keys, names
 from netd.drivers import driver
 from netd.errors import Invalid, Unsupported
 from netd.model import (
+    WIREGUARD_PORT,
     Endpoint,
     GatewayMode,
     IPAddress,
@@ -60,7 +61,6 @@ DRIVER = "overlay"
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9])?")
 
 Short = Annotated[str, Meta(max_length=255)]
@@ -98,7 +98,10 @@ class NetworkRecord(_Strict, frozen=True, kw_only=True):
 
 
 class NodeRecord(_Strict, frozen=True, kw_only=True):
-    """A `model.Node`. `instance` tells a host that came back from another one with the same name."""
+    """A `model.Node`. `instance` tells a host that came back from another one with the same name.
+
+    The usual `wireguard_port` is 0 here, and so is not written: nodes of before would refuse the word.
+    """
 
     instance: Short
     address: Short
@@ -107,6 +110,7 @@ class NodeRecord(_Strict, frozen=True, kw_only=True):
     segment: Short = ""
     mac: Short = ""
     wireguard_key: Short = ""
+    wireguard_port: Annotated[int, Meta(ge=0, le=65535)] = 0
 
 
 class OwnerRecord(_Strict, frozen=True, kw_only=True):
@@ -240,6 +244,7 @@ def of_node(node: Node, instance: str) -> NodeRecord:
         segment=str(node.segment or ""),
         mac=node.mac,
         wireguard_key=node.wireguard_key,
+        wireguard_port=node.wireguard_port if node.wireguard_port != WIREGUARD_PORT else 0,
     )
 
 
@@ -330,7 +335,7 @@ def read_node(name: str, value: bytes) -> tuple[Node, str]:
     record = decode(value, NodeRecord)
     address = _parsed(ip_address, record.address)
     check_underlay(address)
-    if record.wireguard_key and not _KEY.fullmatch(record.wireguard_key):
+    if record.wireguard_key and not keys.KEY.fullmatch(record.wireguard_key):
         raise Invalid("its WireGuard key is not one")
     if record.mac:
         _check_mac(record.mac)
@@ -342,6 +347,7 @@ def read_node(name: str, value: bytes) -> tuple[Node, str]:
         segment=_parsed(ip_network, record.segment) if record.segment else None,
         mac=record.mac,
         wireguard_key=record.wireguard_key,
+        wireguard_port=record.wireguard_port or WIREGUARD_PORT,
     )
     return node, record.instance
 

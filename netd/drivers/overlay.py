@@ -20,23 +20,41 @@ same subnet of the underlay on both sides. The host then answers ARP and neighbo
 endpoint (a proxy entry) with the gateway's MAC, and routes. To the rest of the nodes `auto` keeps tunnels,
 and so the tunnels' MTU for all; `never` has no VXLAN device at all, and reaches nobody else. An IPv6
 endpoint cannot be routed to by way of an IPv4 underlay address: the kernel has no such routes.
+
+With --opt encrypted=wireguard the tunnels end at addresses that exist within WireGuard only. There is one
+WireGuard device on a host, whatever the number of networks, and to it one peer for each node. VXLAN
+for these networks has a port of its own, by which the rule set keeps it off every other interface.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_interface, ip_network
 
 from netd import firewall, names
 from netd.drivers import bridge
 from netd.errors import Invalid, Unsupported
 from netd.model import Endpoint, IPAddress, Network, Node, RemoteEndpoint, Sandbox, Scope
-from netd.objects import Flood, KernelObject, Proxy, Remote, Route, Sysctl, Vxlan
+from netd.objects import (
+    Address,
+    Flood,
+    KernelObject,
+    Proxy,
+    Remote,
+    Route,
+    Sysctl,
+    Vxlan,
+    WireGuard,
+    WireGuardPeer,
+)
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
 """Bytes that a tunnel adds, by the family of the underlay: inner Ethernet 14, VXLAN 8, UDP 8, and the
 outer IP header of 20 or 40."""
+
+SEAL: Mapping[int, int] = {4: 60, 6: 80}
+"""Bytes that WireGuard adds, by the family of the underlay: header and tag 32, UDP 8, the IP header."""
 
 LEAST: Mapping[int, int] = {4: 576, 6: 1280}
 """The MTU below which a family does not work: RFC 791, 3.2 (what every host must accept); RFC 8200, 5."""
@@ -66,11 +84,10 @@ def check(net: Network) -> None:
                 f"network {net.name!r}: option {option}={value!r} does not exist; choose one of: "
                 f"{', '.join(choices)}"
             )
-    if ENCRYPTED in net.options:
-        raise Unsupported(
-            f"network {net.name!r}: {ENCRYPTED}=wireguard needs a WireGuard link (kernel link type "
-            "'wireguard'), which netd cannot make here; it is refused because its frames would travel in "
-            "clear: leave the option out only if the underlay may be trusted"
+    if is_encrypted(net) and encap(net) != "always":
+        raise Invalid(
+            f"network {net.name!r}: {ENCRYPTED}={net.options[ENCRYPTED]} needs tunnels, and with "
+            f"{ENCAP}={encap(net)} packets would travel in clear; use encap=always"
         )
     if encap(net) != "always" and (net.internal or not net.icc):
         why = "an internal network is not routed" if net.internal else "without icc there is nowhere to go"
@@ -122,8 +139,8 @@ def tunnel(net: Network, node: Node, port: int) -> Vxlan:
         alias=f"{names.ALIAS_PREFIX}vxlan@{net.name}",
         altname=f"netd-vxlan-{net.name}-{names.digest(net.id, 6)}",
         vni=net.vni,
-        local=node.address,
-        port=port,
+        local=vtep(net, node),
+        port=sealed_port(port) if is_encrypted(net) else port,
         mac=names.vtep_mac(node.name, net),
         mtu=net.mtu,
         bridge=names.bridge_name(net),
@@ -144,11 +161,56 @@ def remote(
     tunnelled = [] if encap(net) == "never" else [ip for ip in addresses if ip not in routed]
     if tunnelled:
         bridge, vxlan = names.bridge_name(net), names.vxlan_name(net)
-        yield Remote(bridge, vxlan, endpoint.mac, tuple(tunnelled), node.address)
+        yield Remote(bridge, vxlan, endpoint.mac, tuple(tunnelled), vtep(net, node))
     for ip in routed:
         yield Route(ip_network(ip), device, node.address)
         yield Proxy(names.bridge_name(net), ip)
         yield from firewall.elsewhere(net, ip, device, node.mac)
+
+
+def vtep(net: Network, node: Node) -> IPAddress:
+    """Where the tunnels of a network end at a node: on the underlay, or within WireGuard."""
+    return names.tunnel_address(node.name) if is_encrypted(net) else node.address
+
+
+def is_encrypted(net: Network) -> bool:
+    """Whether the network's frames travel within WireGuard."""
+    return ENCRYPTED in net.options
+
+
+def sealed_port(port: int) -> int:
+    """Where VXLAN is spoken within WireGuard, if outside of it that is `port`."""
+    return port + 1
+
+
+def wireguard(node: Node, underlay: int) -> WireGuard:
+    """The WireGuard device of `node`, whose underlay device has MTU `underlay`."""
+    room = underlay - SEAL[node.address.version]
+    return WireGuard(
+        names.WIREGUARD,
+        alias=f"{names.ALIAS_PREFIX}wireguard",
+        altname=f"netd-wireguard-{names.digest(names.WIREGUARD, 6)}",
+        mtu=max(room, LEAST[6]),
+        port=node.wireguard_port,
+        public_key=node.wireguard_key,
+    )
+
+
+def wireguard_address(node: Node) -> Address:
+    """Where `node` itself is within WireGuard; with it comes the route to all others."""
+    ip = names.tunnel_address(node.name)
+    return Address(names.WIREGUARD, ip_interface(f"{ip}/{names.TUNNEL_PREFIX.prefixlen}"))
+
+
+def wireguard_peer(node: Node) -> WireGuardPeer:
+    """Another node, as the WireGuard device must know it."""
+    return WireGuardPeer(
+        names.WIREGUARD,
+        node.wireguard_key,
+        names.tunnel_address(node.name),
+        node.address,
+        node.wireguard_port,
+    )
 
 
 def is_routed(net: Network, address: IPAddress, node: Node, here: Node) -> bool:
@@ -172,9 +234,9 @@ def has_multicast(net: Network) -> bool:
     return net.options.get(MULTICAST) == "on"
 
 
-def flood(net: Network, address: IPAddress) -> Flood:
-    """Send the network's multicast to the node at `address` too."""
-    return Flood(names.vxlan_name(net), address)
+def flood(net: Network, node: Node) -> Flood:
+    """Send the network's multicast to `node` too."""
+    return Flood(names.vxlan_name(net), vtep(net, node))
 
 
 def localised(net: Network, underlay: int, family: int) -> Network:
@@ -183,5 +245,7 @@ def localised(net: Network, underlay: int, family: int) -> Network:
     Where that leaves less than IP itself needs, the outer packets are fragmented instead.
     """
     room = underlay if encap(net) == "never" else underlay - OVERHEAD[family]
+    if is_encrypted(net):
+        room = underlay - SEAL[family] - OVERHEAD[names.TUNNEL_PREFIX.version]
     wished = min(room, net.mtu_limit) if net.mtu_limit else room
     return replace(net, mtu=max(wished, *(LEAST[each] for each in net.families), 0))

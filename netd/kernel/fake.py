@@ -15,7 +15,16 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from netd.errors import AlreadyExists, Denied, Invalid, KernelError, NetdError, NotFound, Unavailable
+from netd.errors import (
+    AlreadyExists,
+    Denied,
+    Invalid,
+    KernelError,
+    NetdError,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from netd.firewall import element_text
 from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Underlay, Uplink
 from netd.model import IPAddress, Netns, Proto
@@ -42,6 +51,8 @@ from netd.objects import (
     Up,
     Veth,
     Vxlan,
+    WireGuard,
+    WireGuardPeer,
 )
 
 DEVICE = 4
@@ -59,7 +70,8 @@ class FakeKernel:
     """`Kernel` without a kernel.
 
     `uplink_`, `addresses`, `networks`, `sysctls` and `holders` are what the host is said to have beside
-    netd's objects; `flushed` are the ports whose UDP flows were forgotten, in order.
+    netd's objects; `flushed` are the ports whose UDP flows were forgotten, in order. `lacks_wireguard` is
+    why it can have none, if not empty.
     """
 
     def __init__(self) -> None:
@@ -72,6 +84,7 @@ class FakeKernel:
         self.flushed: list[tuple[IPAddress | None, int]] = []
         self.sysctls: dict[tuple[str, ...], str] = {}
         self.holders: dict[tuple[Proto, int], str] = {}
+        self.lacks_wireguard = ""
         self._objects: dict[Hashable, KernelObject] = {}
         self._foreign: set[str] = set()
         self._namespaces: dict[str, Netns] = {}
@@ -182,7 +195,7 @@ class FakeKernel:
         self._check_place(wanted)
         present = self._objects.get(wanted.key)
         match wanted:
-            case Bridge() | Veth() | Vxlan() | Ifb():
+            case Bridge() | Veth() | Vxlan() | Ifb() | WireGuard():
                 self._check_link(wanted, present, change=change)
                 if isinstance(wanted, Veth) and isinstance(present, Veth) and _peer(present) != _peer(wanted):
                     self._forget(present)
@@ -211,7 +224,9 @@ class FakeKernel:
                 self._check_device(wanted, wanted.vxlan, None)
             case Flood():
                 self._check_device(wanted, wanted.vxlan, None)
-            case Shaper() | Proxy():
+            case WireGuard() if self.lacks_wireguard:
+                raise Unsupported(self.lacks_wireguard)
+            case Shaper() | Proxy() | WireGuardPeer():
                 self._check_device(wanted, wanted.dev, None)
             case Redirect():
                 self._check_device(wanted, wanted.dev, None)
@@ -284,7 +299,7 @@ class FakeKernel:
                     found.add(replace(item, netns=replace(item.netns, path="")))
                 case Bridge() | Vxlan() | Ifb() | BridgePort() | Remote() | Flood() | Element():
                     found.add(item)
-                case Shaper() | Redirect() | Proxy():
+                case Shaper() | Redirect() | Proxy() | WireGuard() | WireGuardPeer():
                     found.add(item)
                 case Address(netns=None) | Route(netns=None):
                     found.add(item)
@@ -338,6 +353,9 @@ class FakeKernel:
         return self.underlays.get(address)
 
     # The contract: namespaces and the rest ---------------------------------------------------------
+
+    async def wireguard_lack(self) -> str:
+        return self.lacks_wireguard
 
     async def netns_create(self, label: str) -> Netns:
         path = f"/run/netd/netns/{label}"
@@ -433,7 +451,7 @@ def _stands_on(item: KernelObject) -> set[tuple[Netns | None, str]]:
             return {(None, item.bridge), (None, item.vxlan)}
         case Flood():
             return {(None, item.vxlan)}
-        case Shaper() | Redirect() | Proxy():
+        case Shaper() | Redirect() | Proxy() | WireGuardPeer():
             return {(None, item.dev)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}

@@ -31,12 +31,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from netd.errors import NetdError, NotFound, Unavailable
-from netd.kernel import conntrack, dumps, facts, fastnl, holder, links, nftrace, observe, packets, sysctl
+from netd.kernel import conntrack, dumps, facts, fastnl, holder, nftrace, observe, packets, sysctl, unlinking
 from netd.kernel import netns as namespaces
 from netd.kernel.links import Links
 from netd.kernel.monitor import Monitor
 from netd.kernel.nft import Nft
 from netd.kernel.ports import ApplyError, Drift, Flow, PacketKind, TraceStep, Underlay, Uplink
+from netd.kernel.wireguard import Devices
+from netd.keys import KeyFile
 from netd.model import IPAddress, Netns, Proto
 from netd.objects import (
     Address,
@@ -53,6 +55,7 @@ from netd.objects import (
     Up,
     Veth,
     Vxlan,
+    WireGuard,
 )
 
 DELETING_THREADS = 16
@@ -66,7 +69,7 @@ def _place(op: Op) -> str | Netns:
     match item:
         case Element():
             return NFT
-        case Bridge() | Veth() | Vxlan() | Ifb():
+        case Bridge() | Veth() | Vxlan() | Ifb() | WireGuard():
             return DELETE if isinstance(op, Remove) else HOST
         case Address() | Up() | Route() | Sysctl() if item.netns is not None:
             return item.netns
@@ -76,12 +79,12 @@ def _place(op: Op) -> str | Netns:
 class _Rtnl:
     """The host's rtnetlink: one thread with one socket for everything but the deletion of links."""
 
-    def __init__(self, wrote: Callable[[], None]) -> None:
+    def __init__(self, wrote: Callable[[], None], devices: Devices) -> None:
         self._wrote = wrote
         self._socket = fastnl.Socket()
         self._thread = ThreadPoolExecutor(1, "rtnl")
         self._deleting = ThreadPoolExecutor(DELETING_THREADS, "rtnl-delete")
-        self.links = Links(self._socket, wrote, on_host=True)
+        self.links = Links(self._socket, wrote, on_host=True, devices=devices)
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run `work` on the thread that owns the socket."""
@@ -93,10 +96,10 @@ class _Rtnl:
         return {link.index: link.name for link in found if link.ours}
 
     def deletable(self, names: Sequence[str]) -> list[int]:
-        return links.deletable(self._socket, names)
+        return unlinking.deletable(self._socket, names)
 
     def delete(self, indexes: Sequence[int]) -> Future[None]:
-        return self._deleting.submit(links.delete, indexes, self._wrote)
+        return self._deleting.submit(unlinking.delete, indexes, self._wrote)
 
     def close(self) -> None:
         """Wait for everything under way, then close. Blocks."""
@@ -119,14 +122,18 @@ def _settle(over: asyncio.Future[None], event: asyncio.Future[Any]) -> None:
 
 
 class HostKernel:
-    """`Kernel` on the network namespace of the thread that constructs and starts it."""
+    """`Kernel` on the network namespace of the thread that constructs and starts it.
 
-    def __init__(self, run_dir: Path) -> None:
+    `key_file` and `wireguard_go` are for `netd.kernel.wireguard.Devices`.
+    """
+
+    def __init__(self, run_dir: Path, *, key_file: KeyFile | None = None, wireguard_go: str = "") -> None:
         self.writes = 0
         self._counting = threading.Lock()
         self._namespaces = run_dir / "netns"
         self._nft = Nft(self._wrote)
         self._monitor = Monitor()
+        self._devices = Devices(key_file, wireguard_go, self._wrote)
         self._rtnl: _Rtnl | None = None
 
     def _wrote(self, number: int = 1) -> None:
@@ -137,7 +144,7 @@ class HostKernel:
         """Open sockets, load the rule set if needed. Raises `Unsupported`, `KernelError`."""
         self._namespaces.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
-            self._rtnl = _Rtnl(self._wrote)
+            self._rtnl = _Rtnl(self._wrote, self._devices)
             await self._nft.start()
             self._monitor.start(await self._rtnl.run(self._rtnl.own))
         except BaseException:
@@ -257,6 +264,9 @@ class HostKernel:
         index, underlay = found or (0, None)
         self._monitor.underlay(index, address)
         return underlay
+
+    async def wireguard_lack(self) -> str:
+        return await asyncio.to_thread(self._devices.lack)
 
     # Namespaces, conntrack, the rest ---------------------------------------------------------------
 

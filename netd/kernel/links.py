@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 
-from netd.errors import AlreadyExists, Denied, Exhausted, Invalid, KernelError, NetdError
-from netd.kernel import dumps, fastnl, netns, pairs, proxies, shaping, sysctl, vxlan
+from netd.errors import AlreadyExists, Exhausted, Invalid, KernelError, NetdError
+from netd.kernel import dumps, fastnl, netns, pairs, proxies, shaping, sysctl, vxlan, wireguard
 from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
+from netd.kernel.unlinking import GONE, foreign
+from netd.kernel.wireguard import Devices
 from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
 from netd.objects import (
     Add,
@@ -45,10 +46,12 @@ from netd.objects import (
     Up,
     Veth,
     Vxlan,
+    WireGuard,
+    WireGuardPeer,
 )
 
-GONE = {errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT}
-"""What the kernel answers when what should be removed is not there."""
+Simple = Bridge | Veth | Vxlan | Ifb
+"""Links that one message makes."""
 
 
 @contextlib.contextmanager
@@ -64,10 +67,13 @@ class Links:
     """Applies operations in the calling thread's namespace; `wrote` is called for each request sent.
 
     `on_host` says whether this is the host, where only tagged links may be touched. Inside a
-    container's namespace every link that netd is asked about is one that it put there.
+    container's namespace every link that netd is asked about is one that it put there. `devices` is for
+    WireGuard, which is the host's only.
     """
 
-    def __init__(self, socket: Socket, wrote: Callable[[], None], *, on_host: bool) -> None:
+    def __init__(
+        self, socket: Socket, wrote: Callable[[], None], *, on_host: bool, devices: Devices | None = None
+    ) -> None:
         self._socket = socket
         self._wrote = wrote
         self._on_host = on_host
@@ -75,6 +81,7 @@ class Links:
         self._proxies = proxies.Proxies(socket, self._send, self._send_removal)
         self._sysctls = sysctl.Writer()
         self._queues = shaping.Queues(socket, self._send, self._send_removal)
+        self._wireguard = devices or Devices(None, "", wrote)
 
     def apply(self, ops: Sequence[Op], done: list[Op]) -> None:
         """Carry out `ops` in order, appending each to `done` when it has taken effect.
@@ -97,10 +104,15 @@ class Links:
 
     def _add(self, wanted: KernelObject) -> None:
         match wanted:
+            case WireGuard():
+                self._add_wireguard(wanted)
             case Bridge() | Veth() | Vxlan() | Ifb():
                 self._add_link(wanted)
             case BridgePort():
                 self._join(wanted)
+            case WireGuardPeer():
+                self._own(wanted.dev, wanted)
+                self._wireguard.add(wanted)
             case Address():
                 self._add_address(wanted)
             case Route():
@@ -123,10 +135,13 @@ class Links:
 
     def _change(self, old: KernelObject, new: KernelObject) -> None:
         match new:
-            case Bridge() | Veth() | Vxlan() | Ifb():
+            case Bridge() | Veth() | Vxlan() | Ifb() | WireGuard():
                 if isinstance(old, HostLink) and old.alias != new.alias:
                     self._retitle(old, new)
                 self._add(new)
+            case WireGuardPeer() if isinstance(old, WireGuardPeer):
+                self._own(new.dev, new)
+                self._wireguard.add(new, instead=old.public_key)
             case Address() | Route():
                 # Not NLM_F_REPLACE: it replaces whatever route has this destination, ours or not.
                 self._remove(old)
@@ -138,8 +153,11 @@ class Links:
 
     def _remove(self, unwanted: KernelObject) -> None:
         match unwanted:
-            case Bridge() | Veth() | Vxlan() | Ifb():
+            case Bridge() | Veth() | Vxlan() | Ifb() | WireGuard():
                 raise TypeError("links are deleted through `deletable` and `delete`, which need not wait")
+            case WireGuardPeer():
+                if self._index_of_ours(unwanted.dev):
+                    self._wireguard.remove(unwanted.dev, unwanted.public_key)
             case BridgePort():
                 link = self._find(unwanted.name)
                 if link and link.ours and link.master and link.master == _index_or_zero(unwanted.bridge):
@@ -200,12 +218,12 @@ class Links:
         if link is None:
             raise KernelError(errno.ENODEV, str(what))
         if not link.ours:
-            raise _foreign(link)
+            raise foreign(link)
         return link
 
     # Links -----------------------------------------------------------------------------------------
 
-    def _add_link(self, wanted: HostLink) -> None:
+    def _add_link(self, wanted: Simple) -> None:
         """Create a link, or turn the one of that name into what is wanted if it is the same one of ours."""
         if not wanted.alias.startswith(ALIAS_PREFIX):
             raise Invalid(f"link {wanted.name}: alias {wanted.alias!r} must start with {ALIAS_PREFIX!r}")
@@ -220,6 +238,31 @@ class Links:
             self._send_removal(fastnl.link_delete(link.index))
             self._create(wanted)
         self._tag(wanted)
+
+    def _add_wireguard(self, wanted: WireGuard) -> None:
+        """Make the device, or take the one that a process holds, and see that it is as wanted.
+
+        It is up before it has a key, so nothing passes yet, and a port that is taken is refused here.
+        """
+        link = self._find(wanted.name)
+        if link is None:
+            try:
+                self._send(wireguard.create(wanted, BIRTH_GROUP))
+            except Refused as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._wireguard.start(wanted.name)
+            self._tag(wanted)
+        elif not link.ours and self._wireguard.is_held(link):
+            self._tag(wanted)
+        else:
+            self._taken(wanted)
+            if link.kind not in wireguard.KINDS:
+                raise AlreadyExists(f"interface {wanted.name!r} exists already and is no WireGuard device")
+            found = wireguard.wireguard_of(link, wireguard.Configuration())
+            self._adjust(link, wanted, found, mac="")
+        self._send(fastnl.link_change(self._own(wanted.name, wanted).index, up=True))
+        self._wireguard.configure(wanted)
 
     def _taken(self, wanted: HostLink) -> Link:
         """The link of ours that has the wanted name. Raises `AlreadyExists` if it is somebody else's."""
@@ -287,7 +330,7 @@ class Links:
 
         netns.blocking(work, "peer")
 
-    def _create(self, wanted: HostLink) -> None:
+    def _create(self, wanted: Simple) -> None:
         if isinstance(wanted, Bridge):
             # One byte off: a bridge follows the smallest MTU of its ports until its own is changed,
             # and setting what it already has would be no change (br_change_mtu). `_tag` sets it.
@@ -316,7 +359,7 @@ class Links:
         try:
             # Without a link-local address of its own: the bridge speaks for its ports, and a thousand
             # ports need not each probe for duplicates and join multicast groups.
-            own_ipv6 = not (isinstance(wanted, Veth | Vxlan | Ifb) and sysctl.has_ipv6())
+            own_ipv6 = not (isinstance(wanted, Veth | Vxlan | Ifb | WireGuard) and sysctl.has_ipv6())
             change = fastnl.link_change(
                 index, mtu=wanted.mtu, alias=_alias(wanted), group=_group(wanted), own_ipv6=own_ipv6
             )
@@ -433,6 +476,8 @@ def _as_found(link: Link, wanted: HostLink) -> HostLink:
         return dumps.veth_of(link)
     if isinstance(wanted, Ifb):
         return shaping.ifb_of(link)
+    if isinstance(wanted, WireGuard):
+        return wireguard.wireguard_of(link, wireguard.Configuration())
     return vxlan.vxlan_of(link, "") if isinstance(wanted, Vxlan) else dumps.bridge_of(link)
 
 
@@ -449,50 +494,3 @@ def _index_or_zero(name: str) -> int:
         return if_nametoindex(name)
     except OSError:
         return 0
-
-
-def _foreign(link: Link) -> Denied:
-    return Denied(
-        f"interface {link.name!r} was not made by netd (its alias is {link.alias!r}) and is left alone"
-    )
-
-
-# Deleting links -----------------------------------------------------------------------------------
-
-
-def deletable(socket: Socket, names: Sequence[str]) -> list[int]:
-    """The indexes of those of `names` that exist. Raises `Denied` if one of them is not netd's."""
-    indexes = []
-    for name in names:
-        body = socket.get(fastnl.link_get(name))
-        if body is None:
-            continue
-        link = dumps.link(body)
-        if link.name != name:
-            continue  # somebody's altname; the link itself is gone
-        if not link.ours:
-            raise _foreign(link)
-        indexes.append(link.index)
-    return indexes
-
-
-def delete(indexes: Sequence[int], wrote: Callable[[], None]) -> None:
-    """Delete links of the calling thread's namespace, several of them together.
-
-    Returns when the kernel has freed them, tens of milliseconds after they have left the namespace,
-    because it waits for RCU; deleting many as one group waits once. The group's number is random,
-    so that no link of anybody else can be in it.
-    """
-    messages = [fastnl.link_delete(index) for index in indexes]
-    if len(indexes) > 1:
-        group = int.from_bytes(os.urandom(4), "big") | 1 << 31
-        messages = [fastnl.link_change(index, group=group) for index in indexes]
-        messages.append(fastnl.group_delete(group))
-    with Socket() as socket:
-        for message in messages:
-            wrote()
-            try:
-                socket.request(message)
-            except Refused as error:
-                if error.errno not in GONE:
-                    raise KernelError(error.errno or 0, "delete links", error.hint) from error

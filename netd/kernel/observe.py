@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from socket import if_indextoname
 
-from netd.kernel import dumps, fastnl, nftget, proxies, shaping, sysctl, vxlan
+from netd.kernel import dumps, fastnl, nftget, proxies, shaping, sysctl, vxlan, wireguard
 from netd.kernel.dumps import Link
 from netd.model import IPInterface, Netns
 from netd.objects import Address, Element, Ifb, KernelObject, Redirect, Route, Shaper, Sysctl, Up, Veth
@@ -83,6 +83,11 @@ def _of_link(link: Link, links: dict[int, Link]) -> Iterator[KernelObject]:
         return
     if link.kind == "ifb":
         yield shaping.ifb_of(link)
+        return
+    if link.kind in wireguard.KINDS:
+        told = wireguard.read(link.name)
+        yield wireguard.wireguard_of(link, told)
+        yield from told.peers
         return
     if link.kind == "vxlan":
         yield vxlan.vxlan_of(link, _name(link.master, links))

@@ -221,6 +221,9 @@ class Kernel(Protocol):
         """The interface that has `address`; None where the host has no such address. From now on `watch`
         also tells ("underlay") of what happens to that interface and to that address."""
 
+    async def wireguard_lack(self) -> str:
+        """Why this host can have no WireGuard device, and what would help; "" where it can."""
+
     async def netns_create(self, label: str) -> Netns:
         """Make a network namespace, `lo` up, held by a bind mount below the run dir, named `label`."""
 

@@ -101,6 +101,7 @@ class Cluster(Fabric):
         members = ",".join(f"{member(n)}:{CLIENTS}" for n in (1, 2, 3))
         program: list[Any] = [NETD, "daemon", "--config", self.config, "--cluster", f"etcd://{members}"]
         program += ["--cluster-insecure", "--node-name", f"h{number}"]
+        program += ["--wireguard-go", self.wireguard_go] if self.wireguard_go else []
         if self.family == 6:
             address = address or underlay(number, 6)
         host.program = (*program, *(["--advertise", address] if address else []))

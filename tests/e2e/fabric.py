@@ -58,10 +58,14 @@ def plug(number: int, node: Node) -> None:
 
 
 class Fabric:
-    """The hosts, as a context manager; their tunnels end at addresses of `family`."""
+    """The hosts, as a context manager; their tunnels end at addresses of `family`.
 
-    def __init__(self, size: int, family: int = 4) -> None:
+    `wireguard_go` is what does WireGuard on hosts whose kernel cannot, "" for nothing.
+    """
+
+    def __init__(self, size: int, family: int = 4, wireguard_go: str = "") -> None:
         self.family = family
+        self.wireguard_go = wireguard_go
         self.directory = Path(tempfile.mkdtemp(prefix="netd-board-", dir="/tmp"))
         self._stack = contextlib.ExitStack()
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -114,7 +118,8 @@ class Fabric:
         """Start the daemon of host `number`, counted from 1; it is a node called hNUMBER."""
         host = self.hosts[number - 1]
         address = address or underlay(number, self.family)
-        host.program = (sys.executable, PROGRAM, self.directory, str(number), f"h{number}", address)
+        arguments = (self.directory, str(number), f"h{number}", address, self.wireguard_go)
+        host.program = (sys.executable, PROGRAM, *arguments)
         host.start()
         return host
 
@@ -131,6 +136,11 @@ class Fabric:
         for number, host in enumerate(self.hosts, 1):
             others = {address for other, address in addresses.items() if other != number}
             eventually(f"h{number} knows its peers", partial(_knows_peers, host, others))
+        self.count()
+
+    def count(self) -> None:
+        """What is there now may be there when everything is removed."""
+        for number, host in enumerate(self.hosts, 1):
             self._before[number] = host.census()
 
     def write_node(self, name: str, address: str) -> None:

@@ -1,6 +1,6 @@
 """`netd daemon` as a node of a cluster that is a directory: what etcd does in earnest, for a few hosts.
 
-    fabric_daemon.py DIRECTORY NUMBER NAME ADDRESS
+    fabric_daemon.py DIRECTORY NUMBER NAME ADDRESS [WIREGUARD_GO]
 
 Each record is a file. Whoever makes one that must be the only one makes it with O_EXCL; everybody looks
 at all of them fifty times a second and tells the daemon what differs from the last time. There are no
@@ -191,6 +191,12 @@ class BoardCluster:
                     self._singles.discard(interface.ip)
                     self._board.remove("single", str(interface.ip))
 
+    def identify(self, key: str) -> None:
+        self.node = replace(self.node, wireguard_key=key)
+
+    async def tell_identity(self) -> None:
+        self._board.put("node", self.node.name, codec.encode(self.node))
+
     async def move(self, address: IPAddress) -> None:
         raise NotImplementedError
 
@@ -213,9 +219,9 @@ def block_of(cidr: IPNetwork, address: IPAddress) -> IPNetwork:
     return type(cidr)((int(address), BLOCK[cidr.version]), strict=False)
 
 
-def main(directory: str, number: str, name: str, address: str) -> None:
+def main(directory: str, number: str, name: str, address: str, wireguard_go: str = "") -> None:
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-    loaded = settings.load(None, {})
+    loaded = settings.load(None, {"wireguard_go": wireguard_go})
     logs.configure(loaded.log_format, loaded.log_level)
     cluster = BoardCluster(Board(Path(directory)), int(number), Node(name=name, address=ip_address(address)))
     asyncio.run(app.serve(loaded, lambda given: replace(app.of_this_host(given), cluster=cluster)))

@@ -6,7 +6,7 @@ Each test runs on an IPv4 and on an IPv6 underlay where that can make a differen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from ipaddress import ip_address
 
@@ -46,10 +46,10 @@ def _fabric(family: int) -> Iterator[Fabric]:
             print(fabric.logs())
 
 
-def create(fabric: Fabric, name: str, *flags: str) -> None:
-    """Make a network on the first host and wait until every host has it."""
+def create(fabric: Fabric, name: str, *flags: str, hosts: Sequence[Host] = ()) -> None:
+    """Make a network on the first host and wait until every host has it, or those `hosts`."""
     fabric.hosts[0].netd("network", "create", *flags, name)
-    for host in fabric.hosts:
+    for host in hosts or fabric.hosts:
         eventually(f"{name} is everywhere", partial(has, host, name))
 
 
@@ -304,9 +304,9 @@ with socket.socket(family, socket.SOCK_DGRAM) as s:
 class Forgery:
     """A frame from `b` on the second host to `a` on the first, or back, in VXLAN; it says who forged it."""
 
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: Fabric, network: str = "fabric") -> None:
         self.fabric = fabric
-        self.one, self.two = pair(fabric, "fabric", "--cap-add", "NET_RAW")
+        self.one, self.two = pair(fabric, network, "--cap-add", "NET_RAW")
         self.ends = [
             (host.inspect(name)["endpoints"][0]["mac"], host.address(name))
             for host, name in ((self.one, "a"), (self.two, "b"))
@@ -321,14 +321,16 @@ class Forgery:
 
     def genuine(self, *, to_first: bool = False) -> str:
         """The same as a peer's kernel would send it, for the wire: nobody can tell it from an honest one."""
-        hosts, numbers = (self.one, self.two), (1, 2)
-        if to_first:
-            hosts, numbers = (self.two, self.one), (2, 1)
-        near, far = (underlay(number, self.fabric.family) for number in numbers)
+        near, far = (underlay(number, self.fabric.family) for number in ((2, 1) if to_first else (1, 2)))
+        return self.on_wire("a peer", near, far, PORT, to_first=to_first)
+
+    def on_wire(self, who: str, near: str, far: str, port: int, *, to_first: bool = False) -> str:
+        """It from `near` to `far`, two addresses of one family, as the wire between the hosts carries it."""
+        hosts = (self.two, self.one) if to_first else (self.one, self.two)
         macs = [host.sh("cat /sys/class/net/under/address").strip() for host in hosts]
-        outer = IP(src=near, dst=far) if self.fabric.family == 4 else IPv6(src=near, dst=far)
-        payload = self.packet("a peer", to_first=to_first)
-        return bytes(Ether(src=macs[0], dst=macs[1]) / outer / UDP(sport=4000, dport=PORT) / payload).hex()
+        outer = IPv6(src=near, dst=far) if ":" in near else IP(src=near, dst=far)
+        payload = self.packet(who, to_first=to_first)
+        return bytes(Ether(src=macs[0], dst=macs[1]) / outer / UDP(sport=4000, dport=port) / payload).hex()
 
     def from_container(self, name: str, to: str, *, to_first: bool = False) -> None:
         """Let a container of the first host send it."""

@@ -93,6 +93,8 @@ FABRIC = network(
 NEIGHBOURS = replace(FABRIC, options={"encap": "auto"})
 LINKS = network("links", "10.89.8.0/24", "fd00:8::/64", driver="ptp")
 HUSHED = network("hushed", "10.89.9.0/24", driver="ptp", icc=False, internal=True)
+SECRET = replace(FABRIC, options={"encrypted": "wireguard"}, mtu=1370)
+KEYS = [f"{letter * 42}A=" for letter in "BCD"]
 NAMED = network("named", "10.89.6.0/24", options={"bridge.name": "br-named"})
 
 
@@ -107,12 +109,13 @@ DB = RemoteEndpoint(
 )
 
 
-def elsewhere() -> frozenset[KernelObject]:
-    """Two further nodes, one of them with an endpoint in `fabric`."""
-    tunnels = Tunnels(Node(name="h1", address=ip_address("192.0.2.1")), 4789)
-    tunnels.set_network(FABRIC)
-    tunnels.set_node(Node(name="h2", address=ip_address("192.0.2.2")))
-    tunnels.set_node(Node(name="h3", address=ip_address("2001:db8::3")))
+def elsewhere(net: Network) -> frozenset[KernelObject]:
+    """Two further nodes, one of them with an endpoint in `net`."""
+    one, two, three = KEYS
+    tunnels = Tunnels(Node(name="h1", address=ip_address("192.0.2.1"), wireguard_key=one), 4789)
+    tunnels.set_network(net)
+    tunnels.set_node(Node(name="h2", address=ip_address("192.0.2.2"), wireguard_key=two))
+    tunnels.set_node(Node(name="h3", address=ip_address("2001:db8::3"), wireguard_key=three))
     tunnels.set_remote(DB)
     return tunnels.objects()
 
@@ -152,7 +155,10 @@ CASES: dict[str, Callable[[Netns], frozenset[KernelObject]]] = {
     "routed": lambda ns: compile.network(ROUTED) | container(ns, [(ROUTED, {})], EVERYWHERE + AT_ADDRESSES),
     "ports": lambda ns: compile.network(DUAL) | container(ns, [(DUAL, {})], EVERYWHERE + AT_ADDRESSES),
     "bridge-name": lambda ns: compile.network(NAMED) | container(ns, [(NAMED, {})]),
-    "overlay": lambda ns: elsewhere() | compile.network(FABRIC) | container(ns, [(FABRIC, {})], EVERYWHERE),
+    "overlay": lambda ns: (
+        elsewhere(FABRIC) | compile.network(FABRIC) | container(ns, [(FABRIC, {})], EVERYWHERE)
+    ),
+    "encrypted": lambda ns: elsewhere(SECRET) | compile.network(SECRET) | container(ns, [(SECRET, {})]),
     "overlay-routes": lambda ns: (
         next_door() | compile.network(NEIGHBOURS) | container(ns, [(NEIGHBOURS, {})], EVERYWHERE)
     ),

@@ -206,7 +206,8 @@ class Paper:
         for gone in [id for id in self.view.networks if id not in there]:
             self.view = self.view.without_network(gone)
         for network in networks:
-            self.view = self.view.with_network(network)
+            if network.name not in self.refuses:
+                self.view = self.view.with_network(network)
         self.nodes = {node.name: node for node in nodes}
         self.remotes = {remote.id: remote for remote in remotes}
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from netd.kernel import links, monitor
+from netd.kernel import monitor, unlinking
 from netd.kernel.host import HostKernel
 from netd.kernel.ports import Drift, Underlay
 from netd.objects import Add, Address, Bridge, Element, Remote, Remove, Route, Veth, Vxlan
@@ -222,8 +222,8 @@ async def test_a_deletion_is_over_when_the_link_is_gone_not_when_its_memory_is_f
         delete(indexes, wrote)
         acknowledged.wait(20)
 
-    delete = links.delete
-    monkeypatch.setattr(links, "delete", slowly)
+    delete = unlinking.delete
+    monkeypatch.setattr(unlinking, "delete", slowly)
     monkeypatch.setattr(monitor, "PAUSE", 3600.0)  # nor may the pause between two looks delay it
     netns = await host_kernel.netns_create("web")
     pair = Veth("ve-2", "netd:web@front", "", 1500, "eth0", "02:42:0a:59:00:02", netns)

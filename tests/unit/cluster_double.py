@@ -76,6 +76,12 @@ class PaperCluster:
         for endpoint in endpoints:
             self.published.pop(endpoint.id, None)
 
+    def identify(self, key: str) -> None:
+        self.node = replace(self.node, wireguard_key=key)
+
+    async def tell_identity(self) -> None:
+        self.said.append("identity")
+
     async def move(self, address: IPAddress) -> None:
         self.node = replace(self.node, address=address)
 

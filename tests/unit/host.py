@@ -100,7 +100,7 @@ class Host:
             kernel=self.seen,
             store=self.remembered,
             feed=self.feed,
-            settings=Settings(),
+            settings=Settings(state_dir=str(self.directory / "state")),
             events=events,
             cluster=self.cluster,
             bind=self._bind,

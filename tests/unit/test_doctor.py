@@ -253,6 +253,12 @@ def test_a_network_that_cannot_be_repaired_is_named(here: Circumstances) -> None
     assert check.detail == "link nd-1 bridge cannot be repaired: in the way"
 
 
+def test_what_keeps_the_cluster_from_being_whole(here: Circumstances) -> None:
+    check = only(HEALTHY, replace(here, problems=["node 'h2' has told no WireGuard key"]))
+    assert (check.name, check.level) == ("cluster", Level.FAILURE)
+    assert check.detail == "node 'h2' has told no WireGuard key"
+
+
 def test_without_a_daemon_nothing_is_said_that_only_it_knows(here: Circumstances, tmp_path: Path) -> None:
     settings = Settings(run_dir=str(tmp_path / "not yet"), state_dir=str(tmp_path / "state"))
     alone = replace(here, settings=settings, daemon=False)

@@ -47,6 +47,8 @@ from netd.objects import (
     Up,
     Veth,
     Vxlan,
+    WireGuard,
+    WireGuardPeer,
 )
 from netd.plan import plan, undo
 from netd.tunnels import Tunnels
@@ -179,6 +181,10 @@ def altered(item: KernelObject) -> KernelObject:
             return replace(item, sealed=False)
         case Remote():
             return replace(item, vtep=None)
+        case WireGuard():
+            return replace(item, public_key="")
+        case WireGuardPeer():
+            return replace(item, endpoint=None)
         case BridgePort():
             return replace(item, isolated=not item.isolated)
         case Sysctl():
@@ -240,7 +246,7 @@ class Paper:
 
 
 def links_of(item: KernelObject) -> set[Hashable]:
-    if isinstance(item, Bridge | Vxlan):
+    if isinstance(item, Bridge | Vxlan | WireGuard):
         return {(None, item.name)}
     return {(None, item.name), (item.netns, item.peer)} if isinstance(item, Veth) else set()
 
@@ -255,6 +261,8 @@ def needs(item: KernelObject) -> set[Hashable]:
             return {(None, item.bridge), (None, item.vxlan)}
         case Flood():
             return {(None, item.vxlan)}
+        case WireGuardPeer():
+            return {(None, item.dev)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}
         case Sysctl():

@@ -150,6 +150,8 @@ def test_what_cannot_be_repaired_degrades_its_network_until_it_can(tmp_path: Pat
             assert other.id in host.engine.view.networks
             await until(lambda: not host.engine.view.degraded)
             assert host.kernel.render() == before
+            told = [event for event in host.events() if event.startswith("network")]
+            assert told == ["network create other", "network degraded front", "network ready front"]
 
     asyncio.run(story())
 

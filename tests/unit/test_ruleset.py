@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from netd import ruleset
+from netd import names, ruleset
 from netd.firewall import SETS, SetType
 
 NFT = {
@@ -68,3 +68,8 @@ def test_loading_empties_chains_and_the_version_but_no_other_set() -> None:
         "flush set bridge netd version",
         "flush set arp netd version",
     ]
+
+
+def test_the_rules_know_the_wireguard_device_and_its_prefix_by_name() -> None:
+    assert set(re.findall(r'"(wg-[^"]*)"', ruleset.INET)) == {names.WIREGUARD}
+    assert set(re.findall(r"fdb4:[0-9a-f:]*/64", ruleset.INET)) == {str(names.TUNNEL_PREFIX)}

@@ -74,3 +74,23 @@ def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None
 def test_settings_of_a_cluster_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(Invalid, match=message):
         load(toml(tmp_path, text), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wireguard_port = 0", "wireguard_port 0 must lie"),
+        ("wireguard_port = 4790", "wireguard_port 4790 is where VXLAN is spoken"),
+        ('wireguard_go = "wireguard-go"', "wireguard_go 'wireguard-go' must be an absolute path"),
+        ("wireguard_days = -1.0", "wireguard_days -1 must be 0, for never"),
+        ("vxlan_port = 65535", "between 1024 and 65534"),
+    ],
+)
+def test_what_wireguard_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        load(toml(tmp_path, text), {}, {})
+
+
+def test_the_private_key_is_where_only_root_looks() -> None:
+    assert Settings().key_file == Path("/var/lib/netd/wireguard.key")
+    assert load(None, {"wireguard_go": "/usr/bin/wireguard-go"}, {}).wireguard_go == "/usr/bin/wireguard-go"

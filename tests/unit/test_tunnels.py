@@ -309,3 +309,132 @@ def test_one_more_routed_endpoint_costs_the_same_however_many_there_are() -> Non
     difference = tunnels.set_remote(remote("new", 11, addresses=(ip_interface("10.5.0.11/24"),)))
     assert not difference.old
     assert len(difference.new) == 4
+
+
+# --- encrypted ------------------------------------------------------------------------------------------
+
+SECRET = replace(NET, options={"encrypted": "wireguard"}, mtu=1370)
+ONE, TWO, THREE = (
+    replace(node, wireguard_key=f"{letter * 42}A=")
+    for node, letter in zip((OURS, OTHER, THIRD), "BCD", strict=True)
+)
+INNER_GUARD = {Element("inet", "vxlan", (4790,)), Element("inet", "sealed", (4790,))}
+OUTER_GUARD = Element("inet", "wireguard", (51820,))
+
+
+def sealed(*said: Callable[[Tunnels], Difference]) -> Tunnels:
+    """A host with an encrypted network and both others, one with an endpoint; after it was told `said`."""
+    tunnels = Tunnels(ONE, 4789)
+    for say in (
+        lambda t: t.set_network(SECRET),
+        lambda t: t.set_node(TWO),
+        lambda t: t.set_node(THREE),
+        lambda t: t.set_remote(DB),
+        *said,
+    ):
+        before = tunnels.objects()
+        difference = say(tunnels)
+        assert (before - difference.old) | difference.new == tunnels.objects()
+    return tunnels
+
+
+def led(tunnels: Tunnels) -> set[str]:
+    """The addresses inside WireGuard to which anything leads."""
+    return {str(each.vtep) for each in tunnels.objects() if isinstance(each, Remote)}
+
+
+def test_the_first_encrypted_network_brings_a_device_its_guards_and_its_peers() -> None:
+    wanted = {
+        GUARD,
+        *INNER_GUARD,
+        OUTER_GUARD,
+        Element("inet", "peers4", (OTHER.address,)),
+        Element("inet", "peers4", (THIRD.address,)),
+        overlay.wireguard(ONE, 1500),
+        overlay.wireguard_address(ONE),
+        overlay.wireguard_peer(TWO),
+        overlay.wireguard_peer(THREE),
+        overlay.tunnel(SECRET, ONE, 4789),
+        *overlay.remote(SECRET, DB, TWO, ONE, ""),
+    }
+    assert sealed().objects() == wanted
+    another = replace(SECRET, id="another")
+    assert sealed(lambda t: t.set_network(another)).objects() == {
+        *wanted,
+        overlay.tunnel(another, ONE, 4789),
+    }
+
+
+def test_the_last_one_takes_them_along() -> None:
+    plain = Tunnels(ONE, 4789)
+    for node in (TWO, THREE):
+        plain.set_node(node)
+    another = replace(SECRET, id="another")
+    both = sealed(lambda t: t.set_network(another))
+    both.drop_network("another")
+    assert both.objects() == sealed().objects()
+    both.drop_network(SECRET.id)
+    assert both.objects() == plain.objects()
+
+
+def test_a_node_without_a_key_is_not_reached_by_another_way() -> None:
+    tunnels = sealed(lambda t: t.set_node(OTHER))
+    assert not led(tunnels)
+    assert overlay.wireguard_peer(TWO) not in tunnels.objects()
+    assert tunnels.objection("h2") == "node 'h2' has told no WireGuard key"
+    assert not tunnels.objection("h3"), "nothing lives there"
+    assert not tunnels.reachable(DB)
+    tunnels.set_node(TWO)
+    assert tunnels.objects() == sealed().objects()
+    assert not tunnels.objection("h2")
+
+
+def test_without_a_key_of_its_own_a_host_keeps_the_guards_and_has_no_device() -> None:
+    bare = sealed(lambda t: t.set_node(OURS)).objects()
+    assert bare >= INNER_GUARD
+    assert not {OUTER_GUARD, overlay.wireguard_address(ONE), overlay.wireguard_peer(TWO)} & bare
+    assert sealed(lambda t: t.set_node(OURS), lambda t: t.set_node(ONE)).objects() == sealed().objects()
+
+
+def test_two_with_one_key_are_both_no_peers_until_one_has_another() -> None:
+    copy = replace(THREE, wireguard_key=TWO.wireguard_key)
+    for tunnels in (sealed(lambda t: t.set_node(copy)), Tunnels(ONE, 4789)):
+        tunnels.set_network(SECRET)
+        tunnels.set_remote(DB)
+        tunnels.sync([copy, TWO], [DB])
+        assert not led(tunnels)
+        assert "the WireGuard key of node 'h3'" in tunnels.objection("h2")
+        tunnels.set_node(THREE)
+        assert tunnels.objects() == sealed().objects()
+    mine = sealed(lambda t: t.set_node(replace(TWO, wireguard_key=ONE.wireguard_key)))
+    assert not led(mine)
+    assert "'h1'" in mine.objection("h2")
+    mine.set_node(replace(ONE, wireguard_key=f"{'E' * 42}A="))
+    assert led(mine), "it was this one that changed it"
+
+
+def test_a_new_key_of_another_node_touches_its_peer_and_nothing_else() -> None:
+    new = replace(TWO, wireguard_key=f"{'E' * 42}A=")
+    difference = sealed().set_node(new)
+    assert difference == Difference(
+        frozenset({overlay.wireguard_peer(TWO)}), frozenset({overlay.wireguard_peer(new)})
+    )
+    [old], [changed] = difference.old, difference.new
+    assert old.key == changed.key, "changed in one step"
+
+
+def test_a_node_that_moves_or_dies() -> None:
+    moved = replace(TWO, address=ip_address("192.0.2.7"))
+    difference = sealed().set_node(moved)
+    assert difference.new == {overlay.wireguard_peer(moved), Element("inet", "peers4", (moved.address,))}
+    dead = sealed(lambda t: t.drop_node("h2"))
+    assert not led(dead)
+    assert overlay.wireguard_peer(TWO) not in dead.objects()
+
+
+def test_the_device_follows_the_underlay() -> None:
+    difference = sealed().set_place(ONE, "eth0", 9000)
+    assert difference == Difference(
+        frozenset({overlay.wireguard(ONE, 1500)}), frozenset({overlay.wireguard(ONE, 9000)})
+    )
+    assert not whole().set_place(OURS, "eth0", 9000)

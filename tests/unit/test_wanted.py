@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_address
+
 from netd import compile, names
-from netd.model import Proto
+from netd.drivers import overlay
+from netd.model import Node, Proto, Scope
 from netd.objects import Add, Address, Bridge, BridgePort, Element, Route, Sysctl, Up, Veth
 from netd.plan import plan
 from netd.store.base import Attached
@@ -79,3 +83,16 @@ def test_every_kernel_object_belongs_to_its_networks() -> None:
     for item in ports:
         assert owners_of(known, item) == {BACK.id}
     assert owners_of(known, Element("inet", "closed", ("ipv4",))) == set()
+
+
+def test_the_wireguard_device_belongs_to_every_encrypted_network() -> None:
+    secrets = [
+        replace(each, driver="overlay", scope=Scope.CLUSTER, options={"encrypted": "wireguard"})
+        for each in (FRONT, BACK)
+    ]
+    node = Node(name="h1", address=ip_address("192.0.2.1"), wireguard_key=f"{'C' * 42}A=")
+    items = (overlay.wireguard(node, 1500), overlay.wireguard_address(node), overlay.wireguard_peer(node))
+    for item in items:
+        assert owners_of(owners(View.of(secrets, [])), item) == {FRONT.id, BACK.id}, str(item)
+        assert owners_of(owners(View.of([secrets[0], BACK], [])), item) == {FRONT.id}, str(item)
+        assert owners_of(owners(VIEW), item) == set()

@@ -217,6 +217,18 @@ async def test_a_network_that_cannot_be_adopted_is_tried_again(tmp_path: Path) -
         await eventually("b is content", lambda: not b.cluster.status().problem)
 
 
+async def test_so_is_one_that_was_there_before_the_node(tmp_path: Path) -> None:
+    async with etcd(tmp_path) as server, hosts(tmp_path, server, "a", "b") as (a, b):
+        await b.stop()
+        b.member.refuses["fabric"] = AlreadyExists("its subnet is taken here")
+        await network(a)
+        await b.start()
+        await eventually("b says so", lambda: "is taken here" in b.cluster.status().problem)
+        b.member.refuses.clear()
+        await eventually("b has it", lambda: NETWORK.id in b.member.view.networks)
+        await eventually("b is content", lambda: not b.cluster.status().problem)
+
+
 async def test_garbage_in_etcd_is_set_aside_and_said(tmp_path: Path) -> None:
     async with etcd(tmp_path) as server, hosts(tmp_path, server, "a", "b") as (a, b):
         server.ctl("put", f"/netd/v1/networks/{'f' * 32}", "{}")

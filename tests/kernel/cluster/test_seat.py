@@ -58,6 +58,10 @@ async def test_a_restart_goes_on_with_the_same_seat(tmp_path: Path) -> None:
             value, created, _ = await found(server, second)
             assert b"192.0.2.7" in value
             assert created == before[1]
+            await second.become(replace(second.node, wireguard_key="a2V5"))
+            value, created, _ = await found(server, second)
+            assert b'"wireguard_key":"a2V5"' in value
+            assert created == before[1]
 
 
 async def test_a_reboot_takes_what_hung_on_the_old_lease_away(tmp_path: Path) -> None:

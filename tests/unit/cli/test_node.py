@@ -45,6 +45,11 @@ def test_inspect(cli: Cli, daemon: FakeDaemon) -> None:
     assert "'h3' does not exist" in answer.err
 
 
+def test_rotate_key(cli: Cli, daemon: FakeDaemon) -> None:
+    assert cli("node", "rotate-key").out == "a2V5\n"
+    assert daemon.last() == pb.RotateKeyRequest()
+
+
 def test_drain(cli: Cli, daemon: FakeDaemon) -> None:
     assert cli("node", "drain", "h2").out == "h2\n"
     assert daemon.last() == pb.DrainNodeRequest(node="h2")

@@ -112,6 +112,9 @@ def test_a_network_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> No
         {"address": "node-2"},
         {"address": None},
         {"wireguard_key": "short"},
+        {"wireguard_key": "A" * 42 + "B="},
+        {"wireguard_port": -1},
+        {"wireguard_port": 65536},
         {"capabilities": ["x"] * 33},
     ],
 )
@@ -212,3 +215,13 @@ def test_keys_are_read_as_they_are_written() -> None:
             records.read_block(bad)
     with pytest.raises(Invalid):
         records.read_address("fd01::0007")
+
+
+def test_a_node_tells_how_wireguard_reaches_it_and_a_record_of_before_says_nothing_of_it() -> None:
+    key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
+    node = replace(A, wireguard_key=key, wireguard_port=4000)
+    assert records.read_node("a", records.encode(records.of_node(node, "mark"))) == (node, "mark")
+    usual = records.encode(records.of_node(replace(A, wireguard_key=key), "mark"))
+    assert b"wireguard_port" not in usual, "which a node of before would refuse"
+    before, _ = records.read_node("a", b'{"instance":"mark","address":"192.0.2.1"}')
+    assert (before.wireguard_key, before.wireguard_port) == ("", 51820)

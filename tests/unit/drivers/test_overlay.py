@@ -95,7 +95,7 @@ def test_the_mtu_never_falls_below_what_ip_needs() -> None:
         (replace(NET, options={"bridge.name": "br0"}), Invalid, "no option 'bridge.name'"),
         (replace(NET, options={"multicast": "yes"}), Invalid, "choose one of: on, off"),
         (replace(NET, options={"encrypted": "ipsec"}), Invalid, "choose one of: wireguard"),
-        (replace(NET, options={"encrypted": "wireguard"}), Unsupported, "kernel link type 'wireguard'"),
+        (replace(NET, options={"encrypted": "wireguard", "encap": "auto"}), Invalid, "in clear"),
         (replace(NET, options={"encap": "maybe"}), Invalid, "choose one of: auto, always, never"),
         (replace(NET, options={"encap": "auto"}, internal=True), Invalid, "use encap=always"),
         (replace(NET, options={"encap": "never"}, icc=False), Invalid, "use encap=always"),
@@ -138,3 +138,39 @@ def test_a_bridge_that_routes_answers_for_others_at_once() -> None:
         Sysctl(("net", "ipv6", "neigh", bridge_name, "proxy_delay"), "0"),
         Sysctl(("net", "ipv6", "conf", bridge_name, "proxy_ndp"), "1"),
     }
+
+
+# --- encrypted ------------------------------------------------------------------------------------
+
+SECRET = replace(NET, options={"encrypted": "wireguard"})
+KEY = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
+KEYED = replace(OTHER, wireguard_key=KEY, wireguard_port=4000)
+
+
+def test_the_tunnels_of_an_encrypted_network_end_within_wireguard() -> None:
+    inside = names.tunnel_address("h1")
+    assert inside in names.TUNNEL_PREFIX
+    made = overlay.tunnel(SECRET, OURS, 4789)
+    assert (made.local, made.port) == (inside, 4790)
+    [led] = overlay.remote(SECRET, WEB, KEYED, OURS, "eth0")
+    assert f"via {names.tunnel_address('h2')}" in str(led)
+    assert overlay.flood(SECRET, KEYED).vtep == names.tunnel_address("h2")
+    assert overlay.flood(NET, KEYED).vtep == KEYED.address
+
+
+def test_the_wireguard_device() -> None:
+    assert str(overlay.wireguard(replace(OURS, wireguard_key=KEY), 1500)) == (
+        "link   wg-netd wireguard alias netd:wireguard "
+        f"altname netd-wireguard-{names.digest('wg-netd', 6)} mtu 1440 port 51820 key {KEY} up"
+    )
+    assert overlay.wireguard(KEYED, 1500).mtu == 1420, "over IPv6"
+    assert overlay.wireguard(OURS, 1300).mtu == 1280, "or the kernel would take IPv6 away"
+    assert str(overlay.wireguard_address(OURS)) == f"addr   {names.tunnel_address('h1')}/64 dev wg-netd"
+    assert str(overlay.wireguard_peer(KEYED)) == (
+        f"peer   {names.tunnel_address('h2')} dev wg-netd key {KEY} via 2001:db8::2 port 4000"
+    )
+
+
+@pytest.mark.parametrize(("family", "mtu"), [(4, 1500 - 60 - 70), (6, 1500 - 80 - 70)])
+def test_the_mtu_leaves_room_for_wireguard_too(family: int, mtu: int) -> None:
+    assert overlay.localised(SECRET, 1500, family).mtu == mtu

@@ -86,6 +86,7 @@ NODE = Node(
     segment=ip_network("192.0.2.0/24"),
     mac="02:00:00:00:00:02",
     wireguard_key="a2V5",
+    wireguard_port=4000,
     draining=True,
 )
 REMOTE = RemoteEndpoint(
