@@ -81,6 +81,10 @@ class View:
         """The endpoints of one network, oldest first."""
         return tuple(self._in_network.get(network_id, Shared[str, Endpoint]()).values())
 
+    def population(self, network_id: str) -> int:
+        """How many endpoints a network has; counted already."""
+        return len(self._in_network.get(network_id, ()))
+
     def endpoints_of(self, sandbox_id: str) -> tuple[Endpoint, ...]:
         """The endpoints of one sandbox, in the order its owner asked for them."""
         return self._of_sandbox.get(sandbox_id, ())

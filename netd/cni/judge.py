@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_interface
 
 from netd.cni import spec
-from netd.cni.config import Config, address_of, subnet_of
+from netd.cni.config import Config, Range, address_of, subnet_of
 from netd.cni.results import Result
 from netd.cni.spec import Call, CniError
 from netd.dns_lookup import Answer
@@ -46,21 +46,38 @@ def refuse_exhausted(network: Network, exhausted: Mapping[int, int]) -> None:
 
 
 def exhausted(config: Config, network: Network, view: View) -> dict[int, int]:
-    """The families of which another plugin's IPAM has no address left. Only host-local's is known."""
+    """The families of which another plugin's IPAM has no address left. Only host-local's is known.
+
+    Asked every few seconds, so addresses are compared with the ranges only where there are enough to fill
+    them: an attachment has at most one of a family.
+    """
     if config.ipam.type != "host-local":
         return {}
-    used = [int(address.ip) for e in view.endpoints_in(network.id) for address in e.addresses]
-    used += [int(gateway) for family in network.families for gateway in network.gateways(family)]
+    runs = [_run(each) for each in config.ipam.all_ranges()]
     sizes: Counter[int] = Counter()
+    for family, first, last in runs:
+        sizes[family] += last - first + 1
+    if all(
+        view.population(network.id) + len(network.gateways(family)) < size for family, size in sizes.items()
+    ):
+        return {}
+    used = [address.ip for e in view.endpoints_in(network.id) for address in e.addresses]
+    used += [gateway for family in network.families for gateway in network.gateways(family)]
     held: Counter[int] = Counter()
-    for each in config.ipam.all_ranges():
-        cidr = subnet_of(each.subnet)
-        first, last = usable(cidr)
-        first = int(address_of("rangeStart", each.range_start)) if each.range_start else first
-        last = int(address_of("rangeEnd", each.range_end)) if each.range_end else last
-        sizes[cidr.version] += last - first + 1
-        held[cidr.version] += sum(first <= number <= last for number in used)
+    for family, first, last in runs:
+        held[family] += sum(ip.version == family and first <= int(ip) <= last for ip in used)
     return {family: size for family, size in sizes.items() if held[family] >= size}
+
+
+def _run(each: Range) -> tuple[int, int, int]:
+    """Family, first and last address of what host-local gives out of a range."""
+    cidr = subnet_of(each.subnet)
+    first, last = usable(cidr)
+    return (
+        cidr.version,
+        int(address_of("rangeStart", each.range_start)) if each.range_start else first,
+        int(address_of("rangeEnd", each.range_end)) if each.range_end else last,
+    )
 
 
 def unresolved(name: str, endpoint: Endpoint, answers: Sequence[Answer]) -> list[str]:

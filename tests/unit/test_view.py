@@ -75,6 +75,7 @@ def test_building_up_step_by_step_is_the_same_as_at_once() -> None:
     assert steps.attached("web") == WEB
     assert steps.attached("nobody") is None
     assert steps.endpoints_of("nobody") == steps.endpoints_in("nowhere") == ()
+    assert (steps.population(BACK.id), steps.population("nowhere")) == (2, 0)
 
 
 def test_an_old_view_stays_what_it_was() -> None:

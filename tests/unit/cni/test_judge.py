@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ from netd.cni import judge, results
 from netd.cni.config import Config, Ipam, Range
 from netd.cni.spec import Call, CniError
 from netd.dns_lookup import Answer, Record
-from netd.model import Network
+from netd.model import Endpoint, Network
 from netd.store.base import Attached
 from netd.view import View
 from tests.unit.cni.test_results import ENDPOINT, NETWORK, SANDBOX, WHOLE
@@ -57,11 +57,29 @@ def test_a_network_that_is_exhausted_is_refused() -> None:
     assert caught.value.cni == 50
 
 
+def giving(last: str) -> Config:
+    each = Range(subnet="10.1.0.0/16", range_start="10.1.0.1", range_end=last)
+    return Config(name="front", ipam=Ipam(type="host-local", ranges=[[each]]))
+
+
 @pytest.mark.parametrize(("last", "found"), [("10.1.0.2", {4: 2}), ("10.1.0.3", {})])
 def test_host_locals_ranges_are_what_counts(last: str, found: dict[int, int]) -> None:
-    each = Range(subnet="10.1.0.0/16", range_start="10.1.0.1", range_end=last)
-    config = Config(name="front", ipam=Ipam(type="host-local", ranges=[[each]]))
-    assert judge.exhausted(config, NETWORK, view(NETWORK)) == found  # .1 is the gateway, .2 is in use
+    assert judge.exhausted(giving(last), NETWORK, view(NETWORK)) == found  # .1 is the gateway, .2 is in use
+
+
+class Unread(View):
+    """A view whose endpoints nobody may look at."""
+
+    def endpoints_in(self, network_id: str) -> tuple[Endpoint, ...]:
+        raise AssertionError(f"the endpoints of {network_id} were listed")
+
+
+def test_addresses_are_compared_only_where_there_are_enough_to_fill_the_ranges() -> None:
+    small = view(NETWORK)
+    unread = Unread(**{each.name: getattr(small, each.name) for each in fields(View)})
+    assert judge.exhausted(giving("10.1.0.3"), NETWORK, unread) == {}
+    with pytest.raises(AssertionError, match="were listed"):
+        judge.exhausted(giving("10.1.0.2"), NETWORK, unread)
 
 
 def test_of_other_plugins_nothing_is_known() -> None:
