@@ -111,6 +111,9 @@ def _kernel(host: Survey, here: Circumstances) -> Iterator[Check]:
     for name, problem in () if host.lacking else host.tried.items():
         if not problem:
             yield _ok(name, "the kernel can")
+        elif name == "latch":
+            detail = f"the kernel says: {problem}; while the rules are flushed, everybody reaches everybody"
+            yield _warning(name, detail, "modprobe -a sch_ingress cls_bpf, then restart netd")
         elif name in modules:
             yield _failure(name, f"the kernel says: {problem}", f"modprobe -a {modules[name]}")
         else:

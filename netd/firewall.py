@@ -18,10 +18,11 @@ from netd import names
 from netd.errors import Invalid
 from netd.model import LINK, PTP, ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
 from netd.objects import Atom, Element
+from netd.ruleset import LATCH, VERSION
 from netd.ruleset import TEXT as RULESET
-from netd.ruleset import VERSION
 
 __all__ = [
+    "LATCH",
     "PUBLISHING",
     "RULESET",
     "SETS",

@@ -313,6 +313,23 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class Latch:
+    """A bridge takes from the host's own stack only packets that netd's rules have let through.
+
+    Not a rule, so it outlives the rules: where those are gone, nothing is routed to the bridge's ports.
+    """
+
+    dev: str
+
+    @property
+    def key(self) -> Hashable:
+        return ("latch", self.dev)
+
+    def __str__(self) -> str:
+        return f"latch  dev {self.dev}"
+
+
+@dataclass(frozen=True, slots=True)
 class Sysctl:
     """One sysctl, by path below /proc/sys; `path` components are validated, never joined from input."""
 
@@ -417,6 +434,7 @@ KernelObject = (
     | WireGuardPeer
     | Shaper
     | Redirect
+    | Latch
     | Sysctl
     | Address
     | Up

@@ -13,7 +13,7 @@ them:
     0  nft elements that say who is who     (they protect, and may name links that do not exist yet)
     1  bridges
     2  VXLAN, IFB and WireGuard devices; veth pairs, each followed by its place in a bridge   (the peer is
-       still down)
+       still down); the latches of what the host's stack sends by
     3  on the host: sysctls, bandwidth limits, WireGuard peers  (before an address could make a packet),
        addresses, routes
     4  inside sandboxes: sysctls, addresses
@@ -52,6 +52,7 @@ from netd.objects import (
     Flood,
     Ifb,
     KernelObject,
+    Latch,
     Op,
     Proxy,
     Redirect,
@@ -178,7 +179,7 @@ def _stands_on(item: KernelObject) -> tuple[Device, ...]:
             return ((None, item.bridge),)
         case Flood():
             return ((None, item.vxlan),)
-        case Shaper() | Redirect() | Proxy() | WireGuardPeer():
+        case Shaper() | Redirect() | Proxy() | WireGuardPeer() | Latch():
             return ((None, item.dev),)
         case Address() | Up() | Route():
             return ((_ns(item.netns), item.dev),)
@@ -201,6 +202,8 @@ def _place(item: KernelObject) -> tuple[int, str, int, str]:
             return (7 if item.set in PUBLISHING else 0, "", 0, str(item))
         case Bridge():
             return (1, item.name, 0, "")
+        case Latch():
+            return (2, item.dev, 1, "")
         case Veth() | Vxlan() | Ifb() | WireGuard():
             return (2, item.name, 0, "")
         case BridgePort():

@@ -57,6 +57,9 @@ from __future__ import annotations
 
 from hashlib import blake2s
 
+LATCH = 0x1000_0000
+"""The bit of a packet's mark that says: netd's rules let it through to a bridge (`netd.kernel.latch`)."""
+
 SETS = """
 table inet netd {
     set version { type ifname; }
@@ -265,7 +268,7 @@ table inet netd {
     chain forward {
         type filter hook forward priority filter; policy accept;
         # Frames that stay on a bridge come by in great numbers where br_netfilter is on.
-        iifname . oifname @intra accept
+        iifname . oifname @intra goto let_through
         # An overlay's frames are smaller than its neighbours' and nothing on the way says so reliably.
         tcp flags & (fin | syn | rst) == syn jump clamp
         oifname @bridges goto to_container
@@ -290,22 +293,29 @@ table inet netd {
         ip hdrlength != 5 jump optioned
         oifname . ip saddr @far4 goto from_far
         oifname . ip6 saddr @far6 goto from_far
-        ct state established,related accept
+        ct state established,related goto let_through
         iifname . oifname @apart drop
-        iifgroup . oifgroup @together accept
+        iifgroup . oifgroup @together goto let_through
         iifname @internal drop
         oifname @internal drop
-        ct status dnat accept
-        ip daddr . meta l4proto . th dport @open4 accept
-        ip6 daddr . meta l4proto . th dport @open6 accept
-        iifname != @bridges oifname @routed meta l4proto { icmp, icmpv6 } accept
+        ct status dnat goto let_through
+        ip daddr . meta l4proto . th dport @open4 goto let_through
+        ip6 daddr . meta l4proto . th dport @open6 goto let_through
+        iifname != @bridges oifname @routed meta l4proto { icmp, icmpv6 } goto let_through
         drop
     }
 
     chain from_far {
-        iifname . ether saddr . ip saddr @behind4 accept
-        iifname . ether saddr . ip6 saddr @behind6 accept
+        iifname . ether saddr . ip saddr @behind4 goto let_through
+        iifname . ether saddr . ip6 saddr @behind6 goto let_through
         drop
+    }
+
+    # Without this bit the bridge refuses the packet (`netd.kernel.latch`): should these rules vanish, or
+    # the one that drops, nothing gets in.
+    chain let_through {
+        meta mark set meta mark or LATCH
+        accept
     }
 
     chain to_outside {
@@ -332,9 +342,19 @@ table inet netd {
         # The kernel answers a hairpin with advice to go straight to a neighbour. For IPv4 its own
         # address translation drops that (nf_nat_icmp_reply_translation), for IPv6 nothing does.
         icmpv6 type nd-redirect oifname @bridges drop
+        # What was just translated still seems to leave by lo.
+        oifname @bridges meta mark set meta mark or LATCH
+        oif "lo" ct status dnat meta mark set meta mark or LATCH
+    }
+
+    chain stays {
+        # With br_netfilter a translated frame stays on its bridge, but where the neighbour must be asked
+        # for again (br_nf_pre_routing_finish_bridge) it is sent by the bridge itself, unseen by `forward`.
+        type filter hook prerouting priority -99; policy accept;
+        ct status dnat iifname @bridges meta mark set meta mark or LATCH
     }
 }
-"""
+""".replace("LATCH", hex(LATCH))
 
 BRIDGE = """
 table bridge netd {

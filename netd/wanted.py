@@ -21,6 +21,7 @@ from netd.objects import (
     Flood,
     Ifb,
     KernelObject,
+    Latch,
     Op,
     Proxy,
     Redirect,
@@ -115,7 +116,7 @@ def _words(item: KernelObject) -> Iterable[Hashable]:
             return (item.dev, item.address.ip)
         case Element():
             return (*item.item, *item.value)
-        case Route() | Up() | Shaper() | Redirect() | Proxy() | WireGuardPeer():
+        case Route() | Up() | Shaper() | Redirect() | Proxy() | WireGuardPeer() | Latch():
             return (item.dev,)
 
 

@@ -20,7 +20,7 @@ from netd import names
 from netd.drivers import veth
 from netd.errors import Invalid
 from netd.model import Endpoint, Network, Sandbox
-from netd.objects import Address, Bridge, BridgePort, KernelObject, Sysctl
+from netd.objects import Address, Bridge, BridgePort, KernelObject, Latch, Sysctl
 
 BRIDGE_NAME = "bridge.name"
 _CHOSEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
@@ -75,6 +75,7 @@ def network(net: Network) -> Iterator[KernelObject]:
         mac=names.mac_of(net.id),
         mtu=net.mtu,
     )
+    yield Latch(bridge)
     yield from veth.gateway_sysctls(net, bridge, forward=not net.internal)
     for subnet in net.subnets:
         if subnet.gateway:

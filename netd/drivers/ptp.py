@@ -22,7 +22,7 @@ from netd import names
 from netd.drivers import veth
 from netd.errors import Invalid
 from netd.model import Endpoint, Network, Sandbox
-from netd.objects import Address, KernelObject, Route
+from netd.objects import Address, KernelObject, Latch, Route
 
 HOST_SIDE = IPv6Interface("fe80::1/64")
 """What the host's side of every pair is called on its link. Neighbour discovery speaks from it: the
@@ -47,6 +47,7 @@ def endpoint(
     host, inside, netns = names.host_ifname(endpoint), endpoint.ifname, sandbox.netns
     gateways = [*net.gateways(4), *net.gateways(6)]
     yield veth.pair(net, sandbox, endpoint, group=names.link_group(net))
+    yield Latch(host)
     yield from veth.limits(net, sandbox, endpoint)
     # An internal network is routed too, within itself; who leaves it is for the rules to say.
     yield from veth.gateway_sysctls(net, host, forward=not net.internal or net.icc)

@@ -148,6 +148,11 @@ def bridge_of(link: Link) -> Bridge:
     return Bridge(link.name, link.alias, own_altname(link), link.mac, link.mtu, up=link.up)
 
 
+def in_a_network(link: Link) -> bool:
+    """Whether this is the host's side of an endpoint of a network without a bridge."""
+    return link.group & LINK_GROUPS_MASK == LINK_GROUPS
+
+
 def veth_of(link: Link) -> Veth:
     """The veth as it was asked for; a half-made one has neither alias nor peer."""
     note = _NOTE.fullmatch(link.alias)
@@ -164,7 +169,7 @@ def veth_of(link: Link) -> Veth:
         note["mac"],
         netns,
         # An administrator's own groups are none of netd's business.
-        group=link.group if link.group & LINK_GROUPS_MASK == LINK_GROUPS else 0,
+        group=link.group if in_a_network(link) else 0,
         up=link.up,
     )
 

@@ -40,6 +40,7 @@ from netd.objects import (
     HostLink,
     Ifb,
     KernelObject,
+    Latch,
     Op,
     Proxy,
     Redirect,
@@ -226,7 +227,7 @@ class FakeKernel:
                 self._check_device(wanted, wanted.vxlan, None)
             case WireGuard() if self.lacks_wireguard:
                 raise Unsupported(self.lacks_wireguard)
-            case Shaper() | Proxy() | WireGuardPeer():
+            case Shaper() | Proxy() | WireGuardPeer() | Latch():
                 self._check_device(wanted, wanted.dev, None)
             case Redirect():
                 self._check_device(wanted, wanted.dev, None)
@@ -299,7 +300,7 @@ class FakeKernel:
                     found.add(replace(item, netns=replace(item.netns, path="")))
                 case Bridge() | Vxlan() | Ifb() | BridgePort() | Remote() | Flood() | Element():
                     found.add(item)
-                case Shaper() | Redirect() | Proxy() | WireGuard() | WireGuardPeer():
+                case Shaper() | Redirect() | Proxy() | WireGuard() | WireGuardPeer() | Latch():
                     found.add(item)
                 case Address(netns=None) | Route(netns=None):
                     found.add(item)
@@ -451,7 +452,7 @@ def _stands_on(item: KernelObject) -> set[tuple[Netns | None, str]]:
             return {(None, item.bridge), (None, item.vxlan)}
         case Flood():
             return {(None, item.vxlan)}
-        case Shaper() | Redirect() | Proxy() | WireGuardPeer():
+        case Shaper() | Redirect() | Proxy() | WireGuardPeer() | Latch():
             return {(None, item.dev)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 
 from netd.errors import AlreadyExists, Exhausted, Invalid, KernelError, NetdError
-from netd.kernel import dumps, fastnl, netns, pairs, proxies, shaping, sysctl, vxlan, wireguard
+from netd.kernel import dumps, fastnl, latch, netns, pairs, proxies, shaping, sysctl, vxlan, wireguard
 from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
 from netd.kernel.unlinking import GONE, foreign
@@ -35,6 +35,7 @@ from netd.objects import (
     HostLink,
     Ifb,
     KernelObject,
+    Latch,
     Op,
     Proxy,
     Redirect,
@@ -81,6 +82,8 @@ class Links:
         self._proxies = proxies.Proxies(socket, self._send, self._send_removal)
         self._sysctls = sysctl.Writer()
         self._queues = shaping.Queues(socket, self._send, self._send_removal)
+        self._latches = latch.Latches(socket, self._send, self._send_removal)
+        self._off = {Shaper: self._queues.unshape, Redirect: self._queues.undirect, Latch: self._latches.open}
         self._wireguard = devices or Devices(None, "", wrote)
 
     def apply(self, ops: Sequence[Op], done: list[Op]) -> None:
@@ -125,6 +128,8 @@ class Links:
                 self._queues.shape(self._own(wanted.dev, wanted).index, wanted)
             case Redirect():
                 self._queues.redirect(self._own(wanted.dev, wanted).index, self._own(wanted.to, wanted).index)
+            case Latch():
+                self._latches.close(self._own(wanted.dev, wanted).index)
             case Up():
                 self._send(fastnl.link_change(self._index(wanted.dev, wanted), up=True))
             case Sysctl():
@@ -174,12 +179,9 @@ class Links:
                 self._entries.remove(unwanted, 0, self._index_of_ours(vxlan))
             case Proxy():
                 self._proxies.remove(unwanted, self._index_of_ours(unwanted.dev))
-            case Shaper():
+            case Shaper() | Redirect() | Latch():
                 if index := self._index_of_ours(unwanted.dev):
-                    self._queues.unshape(index)
-            case Redirect():
-                if index := self._index_of_ours(unwanted.dev):
-                    self._queues.undirect(index)
+                    self._off[type(unwanted)](index)
             case Up():
                 if index := _index_or_zero(unwanted.dev):
                     self._send_removal(fastnl.link_change(index, up=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from socket import if_indextoname
 
-from netd.kernel import dumps, fastnl, nftget, proxies, shaping, sysctl, vxlan, wireguard
+from netd.kernel import dumps, fastnl, latch, nftget, proxies, shaping, sysctl, vxlan, wireguard
 from netd.kernel.dumps import Link
 from netd.model import IPInterface, Netns
 from netd.objects import Address, Element, Ifb, KernelObject, Redirect, Route, Shaper, Sysctl, Up, Veth
@@ -29,6 +29,7 @@ def host(sysctls: SysctlPaths) -> frozenset[KernelObject]:
                 found.update(_far_away(socket, link, links))
         found.update(shaping.observed(socket, links))
         found.update(proxies.observed(socket, links))
+        found.update(latch.observed(socket, links))
     found.update(_addresses(addresses, links, None))
     for route in routes:
         if route.index in links:
@@ -60,6 +61,7 @@ def some(wanted: Collection[KernelObject]) -> frozenset[KernelObject]:
                 found.add(Route(route.destination, link.name, route.via))
         if any(isinstance(each, Shaper | Redirect) for each in wanted):
             found.update(shaping.observed(socket, links))
+        found.update(latch.observed(socket, links))
     found.update(_sysctls(sysctls, None))
     return frozenset(found)
 

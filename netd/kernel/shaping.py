@@ -25,6 +25,7 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 NLM_F_REPLACE = 0x100
 TC_H_ROOT, TC_H_INGRESS, INGRESS_HANDLE = 0xFFFFFFFF, 0xFFFFFFF1, 0xFFFF0000
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # of clsact; the older ingress queue takes either for its own
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_TBF_PARMS, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 4, 6
 TCA_U32_SEL, TCA_U32_ACT, TC_U32_TERMINAL = 5, 7, 1
@@ -108,14 +109,14 @@ def redirect_add(index: int, to: int) -> bytes:
     )
     options = attribute(TCA_U32_SEL, SELECTOR.pack(TC_U32_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + ANY)
     options += attribute(TCA_U32_ACT, attribute(1, action))
-    body = TCMSG.pack(0, 0, index, 0, INGRESS_HANDLE, FILTER) + fastnl.text(TCA_KIND, "u32")
+    body = TCMSG.pack(0, 0, index, 0, INGRESS, FILTER) + fastnl.text(TCA_KIND, "u32")
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
     return fastnl.message(RTM_NEWTFILTER, flags, body + attribute(TCA_OPTIONS, options))
 
 
 def redirect_delete(index: int) -> bytes:
     """Take netd's filter away."""
-    body = TCMSG.pack(0, 0, index, 0, INGRESS_HANDLE, FILTER)
+    body = TCMSG.pack(0, 0, index, 0, INGRESS, FILTER)
     return fastnl.message(RTM_DELTFILTER, NLM_F_ACK, body)
 
 
@@ -124,9 +125,9 @@ def queue_dump() -> bytes:
     return fastnl.message(RTM_GETQDISC, NLM_F_DUMP, TCMSG.pack(0, 0, 0, 0, 0, 0))
 
 
-def filter_dump(index: int) -> bytes:
-    """The filters on what one link receives."""
-    return fastnl.message(RTM_GETTFILTER, NLM_F_DUMP, TCMSG.pack(0, 0, index, 0, INGRESS_HANDLE, 0))
+def filter_dump(index: int, place: int = INGRESS) -> bytes:
+    """The filters on what one link receives, or sends."""
+    return fastnl.message(RTM_GETTFILTER, NLM_F_DUMP, TCMSG.pack(0, 0, index, 0, place, 0))
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -149,6 +150,11 @@ def observed(socket: Socket, links: Mapping[int, Link]) -> Iterator[Shaper | Red
         elif handle == INGRESS_HANDLE:
             for each in socket.dump(filter_dump(index)):
                 yield from _redirect(link.name, each, links)
+
+
+def has_filters(socket: Socket, index: int) -> bool:
+    """Whether a link with a place for filters has any, anybody's."""
+    return any(socket.dump(filter_dump(index, place)) for place in (INGRESS, EGRESS))
 
 
 def _bucket(name: str, body: bytes) -> Iterator[Shaper]:
@@ -224,7 +230,7 @@ class Queues:
 
     def undirect(self, index: int) -> None:
         """Take the redirection away, and what it stood on if nobody else uses that."""
-        if self._drop(index) and not self._socket.dump(filter_dump(index)):
+        if self._drop(index) and not has_filters(self._socket, index):
             self._send_removal(ingress_delete(index))
 
     def _drop(self, index: int) -> bool:

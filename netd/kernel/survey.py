@@ -21,7 +21,7 @@ import nftables
 
 from netd import firewall
 from netd.errors import NetdError
-from netd.kernel import fastnl, holder, netns
+from netd.kernel import fastnl, holder, latch, netns
 from netd.kernel.ports import Chain, Survey
 from netd.model import Proto
 from netd.names import BRIDGE_PREFIX
@@ -112,7 +112,7 @@ def controllers(mountinfo: str, root: Path) -> Mapping[str, int]:
 
 
 def _try() -> dict[str, str]:
-    """What the kernel says to a bridge, a veth pair and netd's rules, in a namespace of its own.
+    """What the kernel says to a bridge, a veth pair, netd's rules and a latch, in a namespace of its own.
 
     For a thread that ends afterwards: it stays in that namespace.
     """
@@ -128,6 +128,7 @@ def _try() -> dict[str, str]:
                 "bridge": _refusal(link, bridge),
                 "veth": _refusal(link, veth),
                 "nftables rules": _rules_refused(),
+                "latch": latch.refusal(),
             }
     finally:
         os.close(own)

@@ -435,6 +435,15 @@ def test_pods_without_a_bridge(runtime: Runtime, entrypoint: str) -> None:
     succeeded(runtime.plugin("CHECK", "one", told))
     reached()
 
+    # Without rules, and nobody to put them back, nothing gets in (ADR 24).
+    runtime.host.kill()
+    runtime.host.sh("nft flush ruleset")
+    for url in ("http://10.70.0.2/", "http://[fd00:70::2]/"):
+        for who in ((), inside):
+            assert runtime.host.run(*who, "curl", "-s", "--max-time", "1", url).returncode == 28  # a timeout
+    runtime.host.start()
+    reached()
+
     # What somebody takes away comes back.
     link = result["interfaces"][0]["name"]
     state = [("ip", "addr", "show", "dev", link), ("ip", "route"), ("ip", "-6", "route")]

@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import json
 import os
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from scapy.packet import Packet
 
 from netd import compile, firewall, names
 from netd.drivers import bridge
+from netd.kernel import latch
 from netd.model import Endpoint, Netns, Network, Owner, PortMapping, Proto, Sandbox, Subnet
 from netd.objects import (
     Add,
@@ -39,6 +41,7 @@ from netd.objects import (
     Change,
     Element,
     KernelObject,
+    Latch,
     Op,
     Remove,
     Route,
@@ -343,6 +346,16 @@ class Lab:
             case Bridge():
                 ip("link", "add", item.name, "address", item.mac, "mtu", str(item.mtu), "type", "bridge")
                 ip("link", "set", item.name, "up")
+            case Latch():
+                at = ["dev", item.dev]
+                where.run("tc", "qdisc", verb, *at, "clsact")
+                if verb == "add":
+                    code = list(struct.iter_unpack("=HBBI", latch.PROGRAM))
+                    text = ",".join(" ".join(map(str, step)) for step in code)
+                    where.run(
+                        *("tc", "filter", "add", *at, "egress", "bpf", "direct-action"),
+                        *("bytecode", f"{len(code)},{text}"),
+                    )
             case Veth():
                 peer = str(next(m.pid for m in self.machines.values() if m.netns == item.netns))
                 ip(

@@ -125,7 +125,13 @@ async def test_a_real_host(tmp_path: Path) -> None:
         family="inet", table="fw", name="out", hook="forward", policy="drop", spares=True
     )
     assert [(c.name, c.hook, len(c.drops)) for c in found.chains[1:]] == [("in", "input", 1)]
-    assert found.tried == {"network namespace": "", "bridge": "", "veth": "", "nftables rules": ""}
+    assert found.tried == {
+        "network namespace": "",
+        "bridge": "",
+        "veth": "",
+        "nftables rules": "",
+        "latch": "",
+    }
     assert found.lacking == frozenset()
     assert found.libraries["libnftables"].startswith("libnftables.so")
     assert found.libraries["libseccomp"].startswith("2.")

@@ -15,7 +15,7 @@ HEALTHY = Survey(
     filesystems=frozenset({"overlay", "tmpfs"}),
     namespaces=frozenset({"cgroup", "ipc", "mnt", "net", "pid", "uts", "user"}),
     controllers={"cpu": 2, "memory": 2, "pids": 2},
-    tried={"network namespace": "", "bridge": "", "veth": "", "nftables rules": ""},
+    tried={"network namespace": "", "bridge": "", "veth": "", "nftables rules": "", "latch": ""},
     libraries={"libnftables": "libnftables.so.1.1.0", "libseccomp": "2.5.4"},
     sysctls={
         "net/ipv4/ip_forward": "0",
@@ -88,6 +88,7 @@ def test_a_healthy_host_has_no_complaints_and_no_remedies(here: Circumstances) -
             "sysctl -w user.max_net_namespaces=",
         ),
         (replace(HEALTHY, tried={"nftables rules": "no fib"}), 2, "no fib", "nft_fib_inet"),
+        (replace(HEALTHY, tried={"latch": "no such"}), 1, "everybody reaches everybody", "cls_bpf"),
         (replace(HEALTHY, namespaces=HEALTHY.namespaces - {"cgroup"}), 2, "no cgroup", "CONFIG_NAMESPACES"),
         (replace(HEALTHY, filesystems=frozenset({"tmpfs"})), 1, "not loaded", "modprobe overlay"),
         (replace(HEALTHY, controllers={"cpu": 1}), 1, "memory, pids; found: cpu (v1)", "cgroup_enable"),

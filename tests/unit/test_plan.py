@@ -39,6 +39,7 @@ from netd.objects import (
     Flood,
     HostLink,
     KernelObject,
+    Latch,
     Op,
     Remote,
     Remove,
@@ -261,7 +262,7 @@ def needs(item: KernelObject) -> set[Hashable]:
             return {(None, item.bridge), (None, item.vxlan)}
         case Flood():
             return {(None, item.vxlan)}
-        case WireGuardPeer():
+        case WireGuardPeer() | Latch():
             return {(None, item.dev)}
         case Address() | Up() | Route():
             return {(item.netns, item.dev)}
@@ -294,6 +295,11 @@ def breaches(state: State) -> list[str]:
                 )
                 if not any(isinstance(port, BridgePort) and port.name == veth.name for port in state):
                     found.append(f"{item}: up before its port has its flags")
+                bridges = {
+                    port.bridge for port in state if isinstance(port, BridgePort) and port.name == veth.name
+                }
+                if not all(Latch(bridge) in state for bridge in bridges):
+                    found.append(f"{item}: up before its bridge has a latch")
                 if not any(
                     isinstance(s, Sysctl) and s.netns == item.netns and item.dev in s.path for s in state
                 ):
