@@ -6,7 +6,7 @@ printed as missed. The rounds of the two alternate, so that a busy minute hurts 
     --rounds N    how often each row is measured (default 5)
     --rows 4,7    only these rows; 1 to 3 are CNI, see cni.py, 8 is the DNS, see dns.py, 9 and 10 are
                   throughput.py, 11 and 12 scale.py, 13 whole topologies, see topology.py; "capture" is
-                  netd capture, see capture.py
+                  netd capture, see capture.py, "encryption" an encrypted overlay, see encryption.py
     --live 1,200  CNI attachments that there are already (default 1,200,1000)
     --rivals-live N   up to how many of them the other CNI plugins are measured too (default 200)
     --alone       without Docker
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.bench import capture, cni, dns, scale, throughput, topology
+from tests.bench import capture, cni, dns, encryption, scale, throughput, topology
 from tests.bench.rivals import Docker, Netd, Rival, machine, measure
 from tests.e2e.host import Failed, Lab
 
@@ -129,6 +129,8 @@ def main() -> int:
         topology.report(min(options.rounds, 3), alone=options.alone)
     if not wanted or "capture" in wanted:
         capture.report(min(options.rounds, 3))
+    if not wanted or "encryption" in wanted:
+        encryption.report(options.rounds)
     if not chosen:
         return 0
     with contextlib.ExitStack() as labs:

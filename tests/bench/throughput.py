@@ -52,9 +52,9 @@ class Way:
     address: str
     server: subprocess.Popen[str]
 
-    def take(self, what: str) -> tuple[float, float]:
+    def take(self, what: str, seconds: float = SECONDS) -> tuple[float, float]:
         """Bytes or round trips a second, and nanoseconds of processor time for each."""
-        command = ("nsenter", f"--net={self.netns}", PYTHON, "-IS", STREAM, what, self.address, str(SECONDS))
+        command = ("nsenter", f"--net={self.netns}", PYTHON, "-IS", STREAM, what, self.address, str(seconds))
         rate, cost = map(float, self.host.output(*command).split())
         return rate, cost
 
@@ -158,11 +158,11 @@ def compared(row: str, what: str, ways: Mapping[str, Way], rounds: int) -> None:
             ratio = statistics.median(our[0] / their[0] for their, our in pairs)
             cost = statistics.median(our[1] / their[1] for their, our in pairs)
             goal = (f"{TARGET}", verdict(ratio >= TARGET)) if verb == "pour" else ("-", "")
-            cells = [row, f"{title} {what}, {name}", *(_spread(each, scale, unit) for each in (theirs, ours))]
+            cells = [row, f"{title} {what}, {name}", *(spread(each, scale, unit) for each in (theirs, ours))]
             print(f"| {' | '.join([*cells, f'{ratio:.3f}', *goal, f'{cost:.3f}'])} |", flush=True)
 
 
-def _spread(measured: list[tuple[float, float]], scale: float, unit: str) -> str:
+def spread(measured: list[tuple[float, float]], scale: float, unit: str) -> str:
     """ "median (slowest-fastest) unit"."""
     rates = [rate * scale for rate, _ in measured]
     return f"{statistics.median(rates):.1f} ({min(rates):.1f}-{max(rates):.1f}) {unit}"
