@@ -20,7 +20,7 @@ from netd.capture.pcapng import Writer
 from netd.capture.points import Point
 from netd.capture.recorder import Recorder
 from netd.capture.ring import BLOCKS, Frame
-from netd.testing import dissect, golden
+from netd.testing import dissect, golden, hops
 
 SHOWN = 20
 """Frames that a failure lists at most."""
@@ -190,7 +190,8 @@ class Capture:
                 f"not seen anywhere: {dissect.described(packet)}\n{self._nearest(packet, '*')}"
             )
         wanted = dissect.key(dissect.dissected(found[0]))
-        return [f.point for f in self.frames() if dissect.key(dissect.dissected(f)) == wanted]
+        followed = [f for f in self.frames() if dissect.key(dissect.dissected(f)) == wanted]
+        return [frame.point for frame in hops.in_order(followed)]
 
     def golden(self, name: str, at: str = "*") -> None:
         """Compare the frames, made independent of addresses and times, with the file `name` in the directory

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from scapy.layers.vxlan import VXLAN
+
 from netd.capture.ring import Frame
 from netd.capture.summary import line
 from netd.testing import dissect
@@ -18,7 +20,31 @@ def journeys(frames: Iterable[Frame]) -> list[list[Frame]]:
     found: dict[object, list[Frame]] = {}
     for frame in sorted(frames, key=lambda each: each.time):
         found.setdefault(dissect.key(dissect.dissected(frame)), []).append(frame)
-    return list(found.values())
+    return [in_order(journey) for journey in found.values()]
+
+
+def in_order(frames: Iterable[Frame]) -> list[Frame]:
+    """The frames of one packet as it travelled, which around a tunnel their times alone do not tell.
+
+    What comes out of a tunnel may keep the time of what carried it. And a bridge sends a packet on, into the
+    tunnel at once, before it takes its own copy (br_handle_frame_finish in net/bridge/br_input.c).
+    """
+    ordered = sorted(frames, key=lambda each: (each.time, -len(each.data)))
+    for bridge in dict.fromkeys(each.point for each in ordered if each.point.startswith("network:")):
+        host = bridge.partition("@")[2]
+        copies = [each for each in ordered if each.point == bridge]
+        carried = [each for each in ordered if each.outgoing and _carries(each, host)]
+        for copy, carrier in zip(copies, carried, strict=False):
+            if ordered.index(copy) > ordered.index(carrier):
+                ordered.remove(copy)
+                ordered.insert(ordered.index(carrier), copy)
+    return ordered
+
+
+def _carries(frame: Frame, host: str) -> bool:
+    """Whether it is on an interface of `host`, with a packet of a tunnel inside."""
+    owner, _, at = frame.point.partition("@")
+    return owner.startswith("host:") and at == host and VXLAN in dissect.dissected(frame)
 
 
 def table(frames: Iterable[Frame]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
@@ -42,6 +44,26 @@ def test_one_packet_through_translation_and_a_tunnel() -> None:
         ["+0.400", "ms", "db:eth0", "in", "10.0.0.2:9", "10.1.0.3:80", "udp", "47", "bytes"],
     ]
     assert lines[5].split()[:5] == ["+0.000", "ms", "web:eth0", "in", "arp"]
+
+
+def test_a_tunnels_ends_are_in_their_order_whatever_the_clock_says() -> None:
+    """A bridge's copy comes after what it sent on; what comes out of a tunnel has the tunnel's time."""
+    inner = question("10.0.0.2", "10.0.0.3")
+    tunnel = IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789) / VXLAN() / Ether() / inner
+    once = [
+        frame("web:eth0", 0, inner, outgoing=True),
+        frame("host:eth0@a", 10, tunnel, outgoing=True),
+        frame("network:lan@a", 12, inner),
+        frame("network:lan@b", 20, inner),
+        frame("host:eth0@b", 20, tunnel),
+        frame("db:eth0", 30, inner),
+    ]
+    passed = ["web:eth0", "network:lan@a", "host:eth0@a", "host:eth0@b", "network:lan@b", "db:eth0"]
+    assert [each.point for each in hops.in_order(once)] == passed
+    again = [replace(each, time=each.time + 100_000) for each in once]
+    assert [each.point for each in hops.in_order([*again, *once])] == passed * 2
+    answer = [frame("db:eth0", 0, inner, outgoing=True), frame("network:lan@b", 1, inner)]
+    assert hops.in_order(answer) == answer, "where nothing is in a tunnel the clock is right"
 
 
 def test_what_did_not_change_is_not_repeated() -> None:
