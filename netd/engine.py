@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from netd import names, news, recovery, requests
+from netd import compile, names, news, recovery, requests, wanted
 from netd.addresses import Addresses
 from netd.changes import Changes
 from netd.cluster.ports import Cluster
@@ -74,7 +74,7 @@ class Engine:
         self._events = events
         self._addresses = Addresses()
         self._publishing = Publishing(kernel, bind)
-        self._forwarding = Forwarding(kernel, store, self._all_networks)
+        self._forwarding = Forwarding(kernel, store, self._kept_off)
         self._locks = Locks()
         self._gate = Gate()
         self._making: dict[str, Network] = {}
@@ -161,6 +161,10 @@ class Engine:
     def _all_networks(self) -> list[Network]:
         """The networks that are, and those that are being made."""
         return [*self.view.networks.values(), *self._making.values()]
+
+    def _kept_off(self) -> set[tuple[str, ...]]:
+        making = (item for network in self._making.values() for item in compile.network(network))
+        return wanted.kept_off([*wanted.everything(self.view, self._leaving), *making])
 
     def elsewhere(self) -> frozenset[KernelObject]:
         """What must exist in the kernel to reach the rest of the cluster."""

@@ -6,8 +6,8 @@ off and a network needs it, together with a rule that keeps the host from routin
 written down first, as facts of this boot: a daemon that starts later must not take its predecessor's
 doing for the administrator's.
 
-The switch of the whole host is also one of each interface there is: the kernel turns it on for the
-bridges of internal networks, too, which must not forward. So those are turned off again at once.
+The switch of the whole host is also one of each interface there is: the kernel turns it on for those that
+must not forward, too, such as the bridges of internal networks. So they are turned off again at once.
 
 Each family has a trap. Switching IPv4 forwarding sets `accept_redirects` of "all", each time, to the
 opposite (net/ipv4/devinet.c, inet_forward_change), so a hardened host would come back soft. A host
@@ -49,13 +49,13 @@ def families(networks: Iterable[Network]) -> set[int]:
 
 
 class Forwarding:
-    """The host-wide switches, and what they were before. `networks` tells which there are, those that are
-    being made among them."""
+    """The host-wide switches, and what they were before. `kept_off` are those of single interfaces that
+    must stay 0 (`netd.wanted.kept_off`)."""
 
-    def __init__(self, kernel: Kernel, store: Store, networks: Callable[[], Iterable[Network]]) -> None:
+    def __init__(self, kernel: Kernel, store: Store, kept_off: Callable[[], Iterable[Path]]) -> None:
         self._kernel = kernel
         self._store = store
-        self._networks = networks
+        self._kept_off = kept_off
         self._before: dict[Path, str] = {}
         self._lock = asyncio.Lock()
 
@@ -95,13 +95,12 @@ class Forwarding:
         ops: list[Op] = [Add(firewall.closed(family))]
         ops += [_change(path, "1", "2") for path in before if path[-1] == "accept_ra"]
         await self._apply([*ops, _change(SWITCHES[family], "0", "1")])
-        await self._except_internal(family)
+        await self._except_some(family)
 
-    async def _except_internal(self, family: int) -> None:
-        """Asked after the switch: a network that comes later sets its bridge by itself."""
-        for network in self._networks():
-            path: Path = ("net", f"ipv{family}", "conf", names.bridge_name(network), "forwarding")
-            if network.internal and await self._kernel.sysctl(path) == "1":
+    async def _except_some(self, family: int) -> None:
+        """Asked after the switch: what is made later is set by itself."""
+        for path in self._kept_off():
+            if path[1] == f"ipv{family}" and await self._kernel.sysctl(path) == "1":
                 with suppress(NetdError):  # it is being removed; else the next look finds it
                     await self._apply([_change(path, "1", "0")])
 

@@ -59,6 +59,15 @@ def everything(view: View, leaving: Collection[str]) -> frozenset[KernelObject]:
     return frozenset(found)
 
 
+def kept_off(objects: Iterable[KernelObject]) -> set[tuple[str, ...]]:
+    """The switches, by path, with which `objects` keep interfaces of the host from forwarding."""
+    return {
+        item.path
+        for item in objects
+        if isinstance(item, Sysctl) and (item.path[-1], item.value, item.netns) == ("forwarding", "0", None)
+    }
+
+
 def inside(attached: Attached, view: View) -> frozenset[KernelObject]:
     """The half of what a sandbox needs that is inside its namespace."""
     whole = compile.sandbox(attached.sandbox, attached.endpoints, view.networks)

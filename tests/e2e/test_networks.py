@@ -260,3 +260,21 @@ def test_removing_a_container_removes_its_names_and_addresses(host: Host) -> Non
     used = host.network("front")["subnets"][0]["used"]
     assert used == 1
     assert ip_address(host.address("probe")) in ip_network(host.network("front")["subnets"][0]["cidr"])
+
+
+def test_forwarding_that_is_turned_on_later_leaves_out_what_must_not_forward(host: Host) -> None:
+    host.netd("network", "create", "wire", "--driver", "link", "--subnet", "10.9.0.0/31")
+    host.netd("network", "create", "shut", "--driver", "ptp", "--internal", "--no-icc", "--ipv6")
+    host.netd("network", "create", "inner", "--internal", "--ipv6")
+    for network in ("wire", "shut"):
+        host.netd("run", "-d", "--name", network, "--network", network, "--", "sleep", "60")
+    alias = {link["ifname"]: link.get("ifalias", "") for link in json.loads(host.sh("ip -j link"))}
+    both = [name for name, text in alias.items() if "@shut" in text or text.endswith(":inner")]
+    wire = [name for name, text in alias.items() if "@wire" in text]
+    assert (len(both), len(wire)) == (2, 1), alias
+    switches = [f"/proc/sys/net/ipv4/conf/{name}/forwarding" for name in (*both, *wire)]
+    switches += [f"/proc/sys/net/ipv6/conf/{name}/forwarding" for name in both]
+    assert set(host.output("cat", *switches).split()) == {"0"}
+    host.netd("network", "create", "front", "--ipv6")
+    assert host.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding").split() == ["1", "1"]
+    assert set(host.output("cat", *switches).split()) == {"0"}

@@ -17,7 +17,6 @@ from netd.errors import KernelError
 from netd.firewall import closed
 from netd.forwarding import FACT, REDIRECTS, SWITCHES, Forwarding, families
 from netd.kernel.fake import FakeKernel
-from netd.model import Network
 from netd.names import bridge_name
 from netd.objects import Add, Bridge, Sysctl
 from netd.store.sqlite import SqliteStore
@@ -38,8 +37,8 @@ class Stage:
             ("lo", ip_address("127.0.0.0"), 8),
         }
         self.store = SqliteStore(directory / "state", directory / "run", boot_id="boot")
-        self.networks: list[Network] = []
-        self.forwarding = Forwarding(self.kernel, self.store, lambda: self.networks)
+        self.kept_off: list[tuple[str, ...]] = []
+        self.forwarding = Forwarding(self.kernel, self.store, lambda: self.kept_off)
 
     async def values(self) -> list[str]:
         return [await self.kernel.sysctl(path) for path in (SWITCHES[4], SWITCHES[6], REDIRECTS, ACCEPT_RA)]
@@ -159,18 +158,17 @@ def test_a_kernel_that_refuses_is_quoted_and_asked_again(stage: Stage) -> None:
     play(stage, story())
 
 
-def test_bridges_of_internal_networks_do_not_forward_with_the_rest(stage: Stage) -> None:
+def test_what_must_not_forward_does_not_with_the_rest(stage: Stage) -> None:
     """The real switch turns on each interface; here both bridges have been turned on by it."""
 
     async def story() -> None:
-        inner = replace(BACK, internal=True)
-        inward, outward = (("net", "ipv4", "conf", bridge_name(n), "forwarding") for n in (inner, FRONT))
-        stage.networks = [FRONT, inner, network("gone", "gone", "10.9.0.0/24", internal=True)]
+        inward, outward = (("net", "ipv4", "conf", bridge_name(n), "forwarding") for n in (BACK, FRONT))
+        other = ("net", "ipv6", "conf", bridge_name(BACK), "forwarding")
+        stage.kept_off = [inward, ("net", "ipv4", "conf", "gone", "forwarding"), other]
         bridges = [item for n in (FRONT, BACK) for item in bridge.network(n) if isinstance(item, Bridge)]
         await stage.kernel.apply([Add(each) for each in bridges])
-        stage.kernel.sysctls |= {inward: "1", outward: "1"}
+        stage.kernel.sysctls |= {inward: "1", outward: "1", other: "1"}
         await stage.forwarding.ensure({4})
-        assert await stage.kernel.sysctl(inward) == "0"
-        assert await stage.kernel.sysctl(outward) == "1"
+        assert [await stage.kernel.sysctl(path) for path in (inward, outward, other)] == ["0", "1", "1"]
 
     play(stage, story())

@@ -12,7 +12,7 @@ from netd.objects import Add, Address, Bridge, BridgePort, Element, Route, Sysct
 from netd.plan import plan
 from netd.store.base import Attached
 from netd.view import View
-from netd.wanted import difference, everything, inside, owners, owners_of
+from netd.wanted import difference, everything, inside, kept_off, owners, owners_of
 from tests.unit.host import port
 from tests.unit.test_view import BACK, FRONT, ONE, TWO, WEB
 
@@ -31,6 +31,16 @@ def test_everything_is_all_networks_and_all_sandboxes() -> None:
         | compile.sandbox(WEB.sandbox, WEB.endpoints, VIEW.networks)
     )
     assert everything(VIEW, {WEB.sandbox.id, BACK.id}) == compile.network(FRONT)
+
+
+def test_what_must_not_forward_is_known_by_its_switch() -> None:
+    inner, wire = replace(FRONT, internal=True), replace(BACK, driver="link")
+    view = View.of([inner, wire], [WEB])
+    assert {(path[1], path[3]) for path in kept_off(everything(view, ()))} == {
+        ("ipv4", names.bridge_name(inner)),
+        ("ipv6", names.bridge_name(inner)),
+        ("ipv4", names.host_ifname(ONE)),
+    }
 
 
 def test_the_inside_of_a_sandbox_is_what_its_namespace_holds() -> None:
