@@ -6,7 +6,8 @@ printed as missed. The rounds of the two alternate, so that a busy minute hurts 
     --rounds N    how often each row is measured (default 5)
     --rows 4,7    only these rows; 1 to 3 are CNI, see cni.py, 8 is the DNS, see dns.py, 9 and 10 are
                   throughput.py, 11 and 12 scale.py, 13 whole topologies, see topology.py; "capture" is
-                  netd capture, see capture.py, "encryption" an encrypted overlay, see encryption.py
+                  netd capture, see capture.py, "encryption" an encrypted overlay, see encryption.py,
+                  "cluster" what an endpoint costs ten hosts, see cluster.py
     --live 1,200  CNI attachments that there are already (default 1,200,1000)
     --rivals-live N   up to how many of them the other CNI plugins are measured too (default 200)
     --alone       without Docker
@@ -21,7 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.bench import capture, cni, dns, encryption, scale, throughput, topology
+from tests.bench import capture, cluster, cni, dns, encryption, scale, throughput, topology
 from tests.bench.rivals import Docker, Netd, Rival, machine, measure
 from tests.e2e.host import Failed, Lab
 
@@ -123,6 +124,8 @@ def main() -> int:
         dns.report(options.rounds, options.alone)
     if not wanted or {"9", "10"} & set(wanted):
         throughput.report(options.rounds, tuple(wanted or ("9", "10")))
+    if not wanted or "cluster" in wanted:
+        cluster.report(options.rounds)
     if not wanted or {"11", "12"} & set(wanted):
         scale.report(options.rounds)
     if not wanted or "13" in wanted:

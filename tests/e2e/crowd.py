@@ -1,7 +1,8 @@
 """Many attachments without a process each, made as a CNI runtime makes them; runs inside the lab.
 
-    crowd.py up COUNT                  namespaces crowd0, crowd1, … each with one published port
-    crowd.py down COUNT                take them away again
+    crowd.py up COUNT [NETWORK FIRST]  namespaces crowd0, crowd1, … each with one published port; or, from
+                                       crowdFIRST on, in a network that there is, without a port
+    crowd.py down COUNT [NETWORK FIRST]    take them away again
     crowd.py churn CYCLES AT_ONCE SEED attach and detach over and over, AT_ONCE at a time, in namespaces
                                        of their own; a tenth of them detach twice, or attach in vain first
     crowd.py generation                how often the nft rules of this namespace have been changed
@@ -36,7 +37,7 @@ def call(command: str, name: str, port: int) -> bytes:
     path = f"/run/netns/{name}"
     variables = {"CNI_COMMAND": command, "CNI_CONTAINERID": name, "CNI_NETNS": path, "CNI_IFNAME": "eth0"}
     mapping = {"hostPort": port, "containerPort": 80, "protocol": "tcp"}
-    config = {**CONFIG, "runtimeConfig": {"portMappings": [mapping]}}
+    config = CONFIG if "network" in CONFIG else {**CONFIG, "runtimeConfig": {"portMappings": [mapping]}}
     body = "".join(f"{key}={value}\0" for key, value in variables.items()) + "\0" + json.dumps(config)
     namespace = os.open(path, os.O_RDONLY)
     try:
@@ -64,15 +65,23 @@ def namespaces(verb: str, names: list[str]) -> None:
     subprocess.run(["ip", "-batch", "-"], input=batch.encode(), check=True)
 
 
-def up(count: str) -> list[float]:
-    names = [f"crowd{number}" for number in range(int(count))]
+def crowd(count: str, network: str, first: str) -> list[str]:
+    """Their names; what they join is `CONFIG` from now on."""
+    if network:
+        del CONFIG["subnets"]
+        CONFIG["network"] = network
+    return [f"crowd{number}" for number in range(int(first), int(first) + int(count))]
+
+
+def up(count: str, network: str = "", first: str = "0") -> list[float]:
+    names = crowd(count, network, first)
     namespaces("add", names)
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(add, names, range(PORT, PORT + len(names))))
 
 
-def down(count: str) -> list[float]:
-    names = [f"crowd{number}" for number in range(int(count))]
+def down(count: str, network: str = "", first: str = "0") -> list[float]:
+    names = crowd(count, network, first)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda name: call("DEL", name, PORT), names))
     namespaces("del", names)
