@@ -1,7 +1,8 @@
 """Follows one packet through the host: sends it, listens to nftables, and says what was decided where.
 
 The packet really travels, from the container's own stack or the host's, since nothing else passes the same
-rules in the same order as the packets that it stands for.
+rules in the same order as the packets that it stands for. One that comes in from elsewhere cannot be sent
+from here, so it is waited for.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from ipaddress import ip_address
 
 from netd import names
 from netd.engine import Engine
-from netd.errors import Invalid, KernelError
+from netd.errors import Invalid, KernelError, Unavailable
 from netd.kernel.ports import Flow, Kernel, PacketKind, TraceStep
 from netd.packets import Packets
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 LIMIT = 65535
 """Bytes of a packet."""
+
+
+ARRIVAL = 20.0
+"""Seconds in which a packet that somebody else sends must come in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +85,38 @@ class Tracer:
     async def trace(self, source: str, packet: bytes) -> Traced:
         """Send `packet` from `source` and tell what the host did to it.
 
-        Raises `Invalid` or `NotFound` for either, `KernelError` for what cannot be sent.
+        From "host:eth0" nothing is sent: it is the first packet of the same flow that comes in there, for
+        which a source port of 0 stands for any. Raises `Invalid` or `NotFound` for either, `KernelError` for
+        what cannot be sent, `Unavailable` for what does not come.
         """
         flow = flow_of(packet)
+        owner, _, ifname = source.partition(":")
+        steps = (
+            await self._awaited(flow, ifname)
+            if owner == "host" and ifname
+            else await self._sent(flow, source, packet)
+        )
+        verdict, decision = judged(steps)
+        return Traced(
+            verdict=verdict,
+            decision=decision,
+            route=tuple(self._route(source, steps, verdict)),
+            steps=tuple(steps),
+        )
+
+    async def _awaited(self, flow: Flow, ifname: str) -> list[TraceStep]:
+        async def wait() -> None:
+            """Somebody else sends."""
+
+        steps = await self._kernel.trace(flow, wait, ARRIVAL)
+        first = next((step.packet for step in steps if step.iif == ifname), None)
+        if first is None:
+            raise Unavailable(
+                f"no packet from {flow.source} to {flow.destination} came in at {ifname} within {ARRIVAL:g} s"
+            )
+        return [self._named(step) for step in steps if step.packet == first]
+
+    async def _sent(self, flow: Flow, source: str, packet: bytes) -> list[TraceStep]:
         kind = PacketKind.IPV4 if flow.source.version == 4 else PacketKind.IPV6
         ((_, netns, _),) = self._packets.points(source, kind)
         with await self._kernel.packet_socket(netns, kind) as mouth:
@@ -95,14 +129,7 @@ class Tracer:
                         error.errno or 0, f"send from {source} to {flow.destination}"
                     ) from error
 
-            steps = [self._named(step) for step in await self._kernel.trace(flow, send)]
-        verdict, decision = judged(steps)
-        return Traced(
-            verdict=verdict,
-            decision=decision,
-            route=tuple(self._route(source, steps, verdict)),
-            steps=tuple(steps),
-        )
+            return [self._named(step) for step in await self._kernel.trace(flow, send)]
 
     def _named(self, step: TraceStep) -> TraceStep:
         """The step with interfaces called as netd calls them."""

@@ -277,7 +277,10 @@ class Client:
         )
 
     def trace(self, source: str, packet: bytes) -> pb.TraceReply:
-        """Send a packet from a container or the host, and tell what the host's rules did to it."""
+        """Send a packet from a container or the host, and tell what the host's rules did to it.
+
+        From "host:eth0" it is waited for, 20 s at most: the first packet of its flow that comes in there.
+        """
         return self._call(pb.TraceReply, self._stub.Trace, pb.TraceRequest(source=source, packet=packet))
 
     def dns_lookup(self, container: str, name: str, types: Iterable[str]) -> pb.DnsLookupReply:

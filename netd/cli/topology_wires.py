@@ -20,6 +20,7 @@ from netd.cli.topology_project import (
     project_of,
     there,
 )
+from netd.cli.trace import PORT, check_flow, is_host, ports_of
 from netd.errors import NotFound
 
 if TYPE_CHECKING:
@@ -167,7 +168,10 @@ def capture(
 @click.argument("port", type=click.IntRange(1, 65535), required=False)
 @file_options
 @click.option("--ipv6", "-6", is_flag=True, help="To the IPv6 address of a name.")
-@click.option("--sport", type=click.IntRange(1, 65535), default=40000, metavar="N", help="Source port.")
+@click.option("--from", "origin", metavar="ADDRESS", help="Source address, where SERVICE is none.")
+@click.option(
+    "--sport", type=PORT, metavar="N", help="Source port.  [default: 40000; of others' packets any]"
+)
 @json_option
 @socket_option
 def trace(
@@ -177,27 +181,36 @@ def trace(
     target: str,
     port: int | None,
     ipv6: bool,
-    sport: int,
+    origin: str | None,
+    sport: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Send one packet from SERVICE to TARGET, a service or an address, and print what the host did to it.
 
-    As `netd trace`, with the names of FILE.
+    As `netd trace`, with the names of FILE. SERVICE may be "host" as well, and "host:eth0" for a packet that
+    comes in there from elsewhere; then say --from.
     """
-    if (proto == "icmp") == (port is not None):
-        raise click.UsageError(f"{proto} {'has no ports' if port else 'needs a PORT'}")
+    check_flow(service, proto, port, origin)
     project = loaded(file, **options)
+    from ipaddress import ip_address
+
     from netd.capture import crafted, summary
     from netd.topology.check import Reachability
     from netd.topology.points import short
 
     client = of_file(project)
     seen = Reachability(client, project)
-    sender, address = seen.way(service, target, 6 if ipv6 else 0)
-    origin = crafted.source_towards(sender.endpoints, str(address))
-    ports = (sport, port) if port else (0, 0)
-    reply = client.trace(sender.id, crafted.packet(proto, origin, str(address), *ports))
+    family = 6 if ipv6 else 0
+    if origin and is_host(service):
+        address = seen.address(target, family or ip_address(origin).version)
+    else:
+        sender, address = seen.way(service, target, family)
+        service, origin = sender.id, origin or crafted.source_towards(sender.endpoints, str(address))
+    packet = crafted.packet(
+        proto, origin, str(address), *ports_of(service, proto, address, port, origin, sport)
+    )
+    reply = client.trace(service, packet)
     for step in reply.steps:
         step.iif, step.oif = short(project, step.iif), short(project, step.oif)
     route = [short(project, name) for name in reply.route]

@@ -418,7 +418,9 @@ class FakeKernel:
             raise NotFound(f"there is no interface {ifname!r} here")
         return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
-    async def trace(self, flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
+    async def trace(
+        self, flow: Flow, send: Callable[[], Awaitable[None]], within: float | None = None
+    ) -> list[TraceStep]:
         """Nothing: there are no packets here."""
         await send()
         return []

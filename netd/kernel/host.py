@@ -298,5 +298,7 @@ class HostKernel:
     async def packet_socket(self, netns: Netns | None, kind: PacketKind, ifname: str = "") -> socket.socket:
         return await packets.open_socket(netns, kind, ifname)
 
-    async def trace(self, flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
-        return await nftrace.trace(flow, send)
+    async def trace(
+        self, flow: Flow, send: Callable[[], Awaitable[None]], within: float | None = None
+    ) -> list[TraceStep]:
+        return await nftrace.trace(flow, send, within)

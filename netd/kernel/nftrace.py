@@ -81,8 +81,10 @@ def match(flow: Flow) -> str:
     """The condition for exactly the packets of a flow."""
     family = "ip" if flow.source.version == 4 else "ip6"
     words = [f"{family} saddr {flow.source} {family} daddr {flow.destination} meta l4proto {flow.proto:d}"]
-    if flow.source_port or flow.destination_port:
-        words.append(f"th sport {flow.source_port:d} th dport {flow.destination_port:d}")
+    if flow.source_port:
+        words.append(f"th sport {flow.source_port:d}")
+    if flow.destination_port:
+        words.append(f"th dport {flow.destination_port:d}")
     return " ".join(words)
 
 
@@ -151,17 +153,19 @@ def _joined(address: str, port: int) -> str:
 _RULE = re.compile(r"^\s*(.*?) # handle (\d+)$", re.MULTILINE)
 
 
-async def trace(flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
+async def trace(
+    flow: Flow, send: Callable[[], Awaitable[None]], within: float | None = None
+) -> list[TraceStep]:
     """See `Kernel.trace`. It is over when nothing has been told for `QUIET` seconds."""
     running = Trace(secrets.token_hex(3))
     try:
         await running.begin(flow)
         await send()
         steps: list[TraceStep] = []
-        patience = FIRST
+        patience = within or FIRST
         while await running.readable(patience):
             steps += running.told()
-            patience = QUIET if steps else FIRST
+            patience = QUIET if steps else within or FIRST
         return await running.explained(steps)
     finally:
         await running.end()

@@ -259,8 +259,11 @@ class Kernel(Protocol):
         `ifname` is looked for, if given. Raises `NotFound` for a namespace or interface that is not there.
         """
 
-    async def trace(self, flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
+    async def trace(
+        self, flow: Flow, send: Callable[[], Awaitable[None]], within: float | None = None
+    ) -> list[TraceStep]:
         """What the host's nftables did, in order, to the packets of `flow` that `send` causes.
 
+        They may take `within` seconds to come, where it is given. A port of 0 stands for any.
         The rules for it are in tables of their own, which are gone afterwards in any case.
         """

@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
@@ -36,6 +37,9 @@ from netd.topology.daemon import Daemon
 from netd.topology.namespaces import door, listening, lose
 
 Destination = IPv4Address | IPv6Address
+
+AGAIN = 0.2
+"""Seconds between two packets of somebody from whom one is waited for."""
 
 RECORDER_BLOCKS = 8
 """Room of each point of a recorder that runs beside a whole test: 2 MB."""
@@ -299,16 +303,26 @@ class Lab:
         }
         return found | {each.bridge: f"network:{key}" for key, each in self._networks().items()}
 
-    def trace(self, packet: Packet, src: str) -> Trace:
+    def trace(self, packet: Packet, src: str, *, send: Callable[[], object] | None = None) -> Trace:
         """Send `packet` from a container, or from "host", and tell what the host's rules did to it.
 
-        The packet begins with its IP header.
+        The packet begins with its IP header. With "host:eth0" it comes in there, and `send` lets another
+        machine send it: it is called again and again until the packet has come. A source port of 0
+        stands for any.
         """
-        if src == "host":
+        if src.partition(":")[0] == "host":
             name, packet = src, packet.copy()
         else:
             name, packet = self[src].name, self[src].ready(packet)
-        trace = Trace(self.client.trace(name, bytes(packet)), self.short)
+        if send is None:
+            reply = self.client.trace(name, bytes(packet))
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                coming = pool.submit(self.client.trace, name, bytes(packet))
+                while not wait([coming], AGAIN).done:
+                    send()
+                reply = coming.result()
+        trace = Trace(reply, self.short)
         self.traces.append(trace)
         return trace
 

@@ -186,6 +186,13 @@ class Reachability:
 
     def way(self, source: str, target: str, family: int = 0) -> tuple[pb.Container, IPAddress]:
         """Whose network `source` is in, and the address that `target` has for it. Raises `NotFound`."""
+        return self._container(source), self._named(source, target, family)
+
+    def address(self, target: str, family: int = 0) -> IPAddress:
+        """The address of `target` for who is in none of its networks. Raises `NotFound`."""
+        return self._named(HOST, target, family)
+
+    def _named(self, source: str, target: str, family: int) -> IPAddress:
         asked = Question(
             source=source,
             name=target,
@@ -197,7 +204,7 @@ class Reachability:
             ping=Ping(),
             family=family,
         )
-        return self._container(source), self._targets(asked)[0].address
+        return self._targets(asked)[0].address
 
     # --- one assertion ------------------------------------------------------------------------------
 

@@ -201,8 +201,13 @@ class Fleet:
         return self.at(ref).remove_port(ref, spec)
 
     def trace(self, source: str, packet: bytes) -> pb.TraceReply:
-        """See `Client.trace`."""
-        return self.at(source).trace(source, packet)
+        """See `Client.trace`; "host@a" and "host:eth0@a" say whose."""
+        place, _, host = source.partition("@")
+        if place.partition(":")[0] != "host":
+            return self.at(source).trace(source, packet)
+        if host not in self.clients:
+            raise Invalid(f"{source!r} must say of which host, like {place}@{next(iter(self.clients))}")
+        return self.clients[host].trace(place, packet)
 
     def dns_lookup(self, container: str, name: str, types: Iterable[str]) -> pb.DnsLookupReply:
         """See `Client.dns_lookup`."""

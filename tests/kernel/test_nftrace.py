@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -105,3 +106,9 @@ async def test_a_failure_to_send_takes_the_tables_away_too(host_kernel: HostKern
 def test_an_event_that_makes_little_sense_is_still_a_step(body: bytes) -> None:
     step = nftrace.decode(body, {}, {})
     assert (step.rule, step.iif) == ("", "")
+
+
+def test_a_port_that_is_not_said_may_be_any() -> None:
+    address = ip_address("127.0.0.1")
+    assert nftrace.match(flow(address, 9)).endswith("th sport 5000 th dport 9")
+    assert nftrace.match(replace(flow(address, 9), source_port=0)).endswith("l4proto 17 th dport 9")

@@ -12,7 +12,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
 from netd import names
-from netd.errors import Invalid, KernelError
+from netd.errors import Invalid, KernelError, Unavailable
 from netd.kernel.ports import Flow, PacketKind, TraceStep
 from netd.model import NetworkRequest, Owner, Sandbox, Want
 from netd.packets import Packets
@@ -78,17 +78,22 @@ class Kernel:
     def __init__(self, steps: list[TraceStep]) -> None:
         self.steps = steps
         self.flow: Flow | None = None
+        self.within: float | None = None
 
     async def packet_socket(self, netns: object, kind: PacketKind, ifname: str = "") -> Mouth:
         return Mouth()
 
-    async def trace(self, flow: Flow, send: Callable[[], Awaitable[None]]) -> list[TraceStep]:
-        self.flow = flow
+    async def trace(
+        self, flow: Flow, send: Callable[[], Awaitable[None]], within: float | None = None
+    ) -> list[TraceStep]:
+        self.flow, self.within = flow, within
         await send()
         return self.steps
 
 
-def traced(make: Callable[[dict[str, str]], list[TraceStep]], destination: str = "127.0.0.1") -> Traced:
+def traced(
+    make: Callable[[dict[str, str]], list[TraceStep]], destination: str = "127.0.0.1", source: str = "web"
+) -> Traced:
     """`make` gets the interfaces of the host by the names that netd should give them."""
 
     async def run() -> Traced:
@@ -104,7 +109,7 @@ def traced(make: Callable[[dict[str, str]], list[TraceStep]], destination: str =
         kernel = Kernel(make(interfaces))
         packets = Packets(kernel, engine, Containers())  # type: ignore[arg-type]
         tracer = Tracer(kernel, engine, packets)  # type: ignore[arg-type]
-        return await tracer.trace("web", bytes(IP(src="127.0.0.1", dst=destination) / UDP(dport=9)))
+        return await tracer.trace(source, bytes(IP(src="127.0.0.1", dst=destination) / UDP(dport=9)))
 
     return asyncio.run(run())
 
@@ -127,3 +132,27 @@ def test_the_route_by_netds_names() -> None:
 def test_what_cannot_be_sent_is_said() -> None:
     with pytest.raises(KernelError, match=r"send from web to 255\.255\.255\.255"):
         traced(lambda known: [], "255.255.255.255")
+
+
+def test_a_packet_from_elsewhere_is_the_first_that_comes_in_there() -> None:
+    """Nothing is sent, not even to where nothing can be."""
+
+    def make(known: dict[str, str]) -> list[TraceStep]:
+        return [
+            step("drop", iif="eth1", packet="0"),
+            step("continue", iif="eth0"),
+            step("drop", iif="eth0", packet="2"),
+            step("accept", iif="eth0", oif=known["network:front"], destination=f"{known['web']}:80"),
+        ]
+
+    found = traced(make, "255.255.255.255", "host:eth0")
+    assert found.verdict == "accept"
+    assert found.route == ("eth0", "network:front", "web:eth0")
+    assert {each.packet for each in found.steps} == {"1"}
+
+
+def test_a_packet_that_does_not_come_is_told() -> None:
+    with pytest.raises(
+        Unavailable, match=r"no packet from 127.0.0.1 to 10.0.0.9 came in at eth7 within 20 s"
+    ):
+        traced(lambda known: [step("accept", iif="eth0")], "10.0.0.9", "host:eth7")

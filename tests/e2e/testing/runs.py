@@ -90,6 +90,7 @@ class Runs:
         argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "netd.testing.plugin"]
         done = host.run(
             *("env", "-u", "PYTHONWARNINGS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", f"PYTHONPATH={ROOT}"),
+            "NETD_SOCKET=/run/netd/netd.sock",
             *argv,
             *("--rootdir", self.directory, self.directory),
         )

@@ -52,6 +52,9 @@ class Daemon:
             raise NotFound(ref)
         return self.held[ref]
 
+    def trace(self, source: str, packet: bytes) -> str:
+        return f"{self.path} {source}"
+
     def run(self, inputs: Any) -> list[pb.StreamOutput]:
         (given,) = inputs
         self.held[given.run.name] = pb.Container(name=given.run.name)
@@ -130,3 +133,12 @@ def test_packets_are_seen_by_whoever_has_the_target() -> None:
 
 def paths(both: Fleet, target: str) -> list[str]:
     return [client.path + at for client, at in both.seeing(target)]
+
+
+def test_a_trace_begins_on_the_host_that_is_named() -> None:
+    both, _, _ = pair()
+    both.run(started("b"))
+    said = [cast(str, both.trace(source, b"")) for source in ("web", "host@b", "host:eth0@a")]
+    assert said == ["/b/netd.sock web", "/b/netd.sock host", "/a/netd.sock host:eth0"]
+    with pytest.raises(Invalid, match="'host:eth0' must say of which host, like host:eth0@a"):
+        both.trace("host:eth0", b"")
