@@ -57,15 +57,15 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
-def connected() -> Client:
+def connected(context: click.Context | None = None) -> Client:
     """A client of the daemon that the caller named. Raises `netd.errors.Unreachable`.
 
-    The import is here because it takes longer than everything else: help and usage errors do
-    without.
+    `context` is that of the command line, by default the one that is being executed. The import is here
+    because it takes longer than everything else: help and usage errors do without.
     """
     from netd.api.client import connect
 
-    context = click.get_current_context()
+    context = context or click.get_current_context()
     chosen = context.meta.get("netd.socket") or os.environ.get("NETD_SOCKET")
     client = connect(chosen or DEFAULT_SOCKET)
     context.call_on_close(client.close)
@@ -125,17 +125,18 @@ def _begin(ref: str, act: Callable[[str], str], gate: threading.Semaphore) -> Fu
 
 def container_names(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion: names of containers, running or not."""
-    return _offer(incomplete, lambda client: [each.name for each in client.containers(all=True)])
+    return _offer(context, incomplete, lambda client: [each.name for each in client.containers(all=True)])
 
 
 def network_names(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion: names of networks."""
-    return _offer(incomplete, lambda client: [each.name for each in client.networks()])
+    return _offer(context, incomplete, lambda client: [each.name for each in client.networks()])
 
 
-def _offer(incomplete: str, names: Callable[[Client], list[str]]) -> list[str]:
+def _offer(context: click.Context, incomplete: str, names: Callable[[Client], list[str]]) -> list[str]:
+    # A command line that is being completed is not being executed, so the context is no current one.
     try:
-        found = names(connected())
+        found = names(connected(context))
     except NetdError:  # a completion that fails stays silent: it would print over the prompt
         return []
     return [name for name in found if name.startswith(incomplete)][:COMPLETION_LIMIT]

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from tests.e2e.host import NETD, Host, Lab, end, eventually
+from tests.e2e.host import NETD, Host, Lab, end, eventually, eventually_equal
 
 
 def test_help_is_instant() -> None:
@@ -68,6 +68,29 @@ def test_the_socket_is_found_by_flag_then_environment_then_default(host: Host) -
     assert host.run(NETD, "--socket", nowhere, "ps").returncode == 125
 
 
+def completions(host: Host, line: str, *flags: str) -> list[str]:
+    """What bash is offered for the last word of a command line."""
+    words = line.split(" ")
+    variables = [f"COMP_WORDS={line}", f"COMP_CWORD={len(words) - 1}", "_NETD_COMPLETE=bash_complete"]
+    done = host.run("env", *variables, *flags, NETD)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [offer.removeprefix("plain,") for offer in done.stdout.split()]
+
+
+def test_the_shell_completes_commands_options_and_names(host: Host) -> None:
+    for name in ("front", "back"):
+        host.netd("network", "create", name)
+    host.netd("run", "-d", "--name", "web", "--network", "front", "--", "sleep", "1000")
+    assert completions(host, "netd netw") == ["network"]
+    assert completions(host, "netd network create --sub") == ["--subnet"]
+    assert completions(host, "netd rm w") == ["web"]
+    assert completions(host, "netd network rm ") == ["back", "front"]
+    assert completions(host, "netd run --network f") == ["front"]
+    assert completions(host, "netd network connect back ") == ["web"]
+    assert completions(host, "netd --socket /run/nowhere.sock rm ") == []
+    assert completions(host, "netd rm ", "NETD_SOCKET=/run/nowhere.sock") == []
+
+
 def test_directories_are_flags(lab: Lab) -> None:
     lab.host.start("--state-dir", "/run/elsewhere/state", "--run-dir", "/run/elsewhere/run")
     socket = "/run/elsewhere/run/netd.sock"
@@ -97,6 +120,20 @@ def test_a_second_daemon_on_the_same_directory_refuses(host: Host) -> None:
     message = host.refused("daemon", "--state-dir", "/run/other-state")
     assert "/run/netd" in message
     host.netd("ps")
+
+
+def test_a_second_daemon_with_directories_of_its_own_does_not_take_down_the_first(host: Host) -> None:
+    host.netd("network", "create", "front")
+    host.serve("web", "--network", "front", "-p", "8080:80")
+    before = host.census()
+    message = host.refused("daemon", "--state-dir", "/run/other/state", "--run-dir", "/run/other/run")
+    assert message.splitlines()[-1].startswith("netd: another netd daemon (pid ")
+    assert "network namespace" in message
+    assert eventually_equal(before, host.census) == before
+    assert host.answer("tcp,203.0.113.2,8080").startswith("web")
+    host.sh("rm -r /run/other")
+    host.kill()
+    host.start()  # its lock died with it
 
 
 def test_the_socket_is_for_root_and_its_group_only(host: Host) -> None:
