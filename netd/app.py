@@ -93,6 +93,7 @@ class Rooms:
     survey: Callable[[], Awaitable[Survey]]
     names: Names | None = None
     cluster: Cluster | None = None
+    lock: dirs.HostLock | None = None
 
 
 def of_this_host(settings: Settings) -> Rooms:
@@ -116,6 +117,7 @@ def of_this_host(settings: Settings) -> Rooms:
         names=feed,
         runtime=LocalRuntime(settings.run),
         survey=survey,
+        lock=dirs.HostLock(),
     )
 
 
@@ -145,6 +147,9 @@ async def _start(settings: Settings, rooms: Rooms, group: int | None, stack: Asy
     from netd.packets import Packets, PacketServer
     from netd.tracing import Tracer
 
+    if rooms.lock is not None:
+        rooms.lock.acquire()
+        stack.callback(rooms.lock.release)
     events = Events()
     engine = Engine(
         kernel=rooms.kernel,

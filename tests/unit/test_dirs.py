@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,56 @@ def test_released_means_free(tmp_path: Path) -> None:
     first.release()
     second.acquire()
     second.release()
+
+
+HOLD_HOST = """
+import os, pathlib, sys
+from netd.dirs import HostLock
+lock = HostLock(pathlib.Path(sys.argv[1]))
+lock.acquire()
+os.setuid(int(sys.argv[2]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def host_holder(path: Path, user: int) -> Iterator[int]:
+    """A process of `user` that has the host's lock; its pid."""
+    argv = [sys.executable, "-c", HOLD_HOST, str(path), str(user)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder.pid
+        holder.kill()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_host_has_one_daemon_until_that_is_killed(tmp_path: Path) -> None:
+    namespace = tmp_path / "net"
+    namespace.touch()
+    lock = dirs.HostLock(namespace)
+    with (
+        host_holder(namespace, 0) as pid,
+        pytest.raises(InUse, match=rf"pid {pid}.*network namespace"),
+    ):
+        lock.acquire()
+    lock.acquire()
+    lock.release()
+    lock.acquire()
+    lock.release()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_nobody_but_root_keeps_a_daemon_from_its_host(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    namespace = tmp_path / "net"
+    namespace.touch()
+    with host_holder(namespace, 65534) as pid:
+        lock = dirs.HostLock(namespace)
+        lock.acquire()
+        lock.release()
+    assert f"pid {pid}" in caplog.text
