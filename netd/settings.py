@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -124,31 +124,51 @@ def load(
             values.update(tomllib.loads(path.read_text()))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise Invalid(f"configuration file {path}: {error}") from error
+    # Who is to blame for what does not come from the file.
+    origin: dict[str, str] = {}
     for variable, key in ENVIRONMENT.items():
         if environment.get(variable):
             values[key] = environment[variable]
-    values.update({key: value for key, value in flags.items() if value is not None})
+            origin[key] = variable
+    for key, value in flags.items():
+        if value is not None:
+            values[key] = value
+            origin[key] = f"--{key.replace('_', '-')}"
     try:
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         raise Invalid(f"configuration ({path}): {error}") from error
-    return _checked(settings, path)
+    return _checked(settings, path, origin)
 
 
-def _checked(settings: Settings, path: Path) -> Settings:
+def _checked(settings: Settings, path: Path, origin: Mapping[str, str]) -> Settings:
+    def named(key: str) -> str:
+        return f"{origin.get(key, f'configuration ({path}): {key}')} {getattr(settings, key)!r}"
+
     for key in ("state_dir", "run_dir"):
         if not os.path.isabs(getattr(settings, key)):  # noqa: PTH117  (text, not a Path yet)
-            raise Invalid(
-                f"configuration ({path}): {key} {getattr(settings, key)!r} must be an absolute path"
-            )
+            raise Invalid(f"{named(key)} must be an absolute path")
     if settings.log_format not in ("text", "json"):
-        raise Invalid(f"configuration ({path}): log_format {settings.log_format!r} must be 'text' or 'json'")
+        raise Invalid(f"{named('log_format')} must be 'text' or 'json'")
+    if settings.container_log_bytes < 1:
+        raise Invalid(f"{named('container_log_bytes')} must be at least 1")
     if not 1024 <= settings.vxlan_port <= 65534:  # the next one is for encrypted networks
         raise Invalid(
             f"configuration ({path}): vxlan_port {settings.vxlan_port} must lie between 1024 and 65534"
         )
     _check_wireguard(settings, path)
     _check_cluster(settings, path)
+    for server in settings.upstreams:
+        host, _, port = server.partition("#")
+        try:
+            ip_address(host)
+            if port and not 0 < int(port) < 65536:
+                raise ValueError(port)
+        except ValueError:
+            raise Invalid(
+                f"configuration ({path}): upstreams: {server!r} is not a DNS server's address; write it like "
+                "192.0.2.53, or 192.0.2.53#5353 for another port"
+            ) from None
     for pool in settings.pools:
         try:
             base = IPv4Network(pool.base)

@@ -45,6 +45,12 @@ def test_pools_can_be_configured(tmp_path: Path) -> None:
         ('log_format = "xml"', "log_format 'xml' must be 'text' or 'json'"),
         ('[[pools]]\nbase = "10.0.0.1/8"\nsize = 24', "pool base '10.0.0.1/8'"),
         ('[[pools]]\nbase = "10.0.0.0/24"\nsize = 16', "cannot be cut into /16"),
+        ("container_log_bytes = -1", "container_log_bytes -1 must be at least 1"),
+        (
+            'upstreams = ["192.0.2.53", "dns.example"]',
+            "upstreams: 'dns.example' is not a DNS server's address",
+        ),
+        ('upstreams = ["192.0.2.53#dns"]', "upstreams: '192.0.2.53#dns' is not"),
         ("= nonsense", "configuration file"),
     ],
 )
@@ -53,6 +59,19 @@ def test_a_wrong_file_is_refused_by_name_and_key(tmp_path: Path, text: str, mess
     with pytest.raises(Invalid, match=message) as caught:
         load(config, {}, {})
     assert str(config) in str(caught.value)
+
+
+@pytest.mark.parametrize("server", ["192.0.2.53", "2001:db8::53", "fe80::1%eth0", "127.0.0.1#5353"])
+def test_upstream_servers_are_addresses(tmp_path: Path, server: str) -> None:
+    assert load(toml(tmp_path, f"upstreams = ['{server}']"), {}, {}).upstreams == (server,)
+
+
+def test_a_wrong_flag_or_variable_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'run_dir = "/run/here"\n')
+    with pytest.raises(Invalid, match=r"^--run-dir 'relative' must be an absolute path"):
+        load(config, {"run_dir": "relative"}, {"NETD_RUN_DIR": "/run/there"})
+    with pytest.raises(Invalid, match=r"^NETD_LOG_FORMAT 'xml' must be 'text' or 'json'"):
+        load(config, {"run_dir": None}, {"NETD_LOG_FORMAT": "xml"})
 
 
 def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
