@@ -11,6 +11,8 @@ rich) only when a request is sent or a table printed. `docs/cli.md` says what th
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import os
 import sys
@@ -53,6 +55,10 @@ COMMANDS = {
 UNCOLLECTED = 100_000
 """Objects made before garbage is looked for: more than a request makes, for which it took 7 % of the time."""
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How writing output fails that is no mistake of ours: the disk is full, or broken."""
+
+REFUSED = 1
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
 
@@ -112,6 +118,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return OUTPUT_CLOSED
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        complain(f"cannot write: {error.strerror}; what has been printed is incomplete")
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # or the interpreter tries once more, and complains at length
+        return REFUSED
     return answer if isinstance(answer, int) else 0
 
 
@@ -122,6 +135,20 @@ def _usage(error: click.UsageError) -> int:
     return error.exit_code
 
 
+def _occupy_standard_streams() -> None:
+    """Let standard streams that the caller closed (`>&-`) lead to /dev/null.
+
+    Otherwise the next file that is opened, such as the connection to the daemon, would be taken for them.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, and those below are taken
+            stream = open(descriptor, "w" if descriptor else "r", closefd=False)  # noqa: SIM115  (as long as we run)
+            setattr(sys, name, stream)
+
+
 def main() -> NoReturn:
     """The console script.
 
@@ -129,6 +156,7 @@ def main() -> NoReturn:
     gRPC's threads, and nothing needs it: output has been flushed and the terminal restored.
     """
     gc.set_threshold(UNCOLLECTED)
+    _occupy_standard_streams()
     code = run()
     if code == OUTPUT_CLOSED or "netd.api.client" in sys.modules:
         os._exit(code)  # also keeps the interpreter from flushing into a closed pipe once more

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -137,3 +138,26 @@ def test_closed_output_ends_a_listing_quietly(spawn: Spawn, daemon: FakeDaemon) 
     os.close(writer)
     assert process.communicate(timeout=30)[1] == b""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    "arguments", [["network", "ls"], ["network", "ls", "--json"], ["--help"], ["version"]]
+)
+def test_output_that_cannot_be_written_is_one_line(spawn: Spawn, arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = spawn(*arguments, stdout=full)
+        _, errors = process.communicate(timeout=30)
+    assert errors == b"netd: cannot write: No space left on device; what has been printed is incomplete\n"
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize(
+    "arguments", [["network", "ls"], ["ps", "--json"], ["run", "exit", "42"], ["--help"]]
+)
+def test_streams_that_the_caller_closed_lead_nowhere(spawn: Spawn, arguments: list[str], closed: str) -> None:
+    """With descriptor 1 closed, the connection to the daemon would be it, and be written to."""
+    process = spawn(*arguments, through=("sh", "-c", f'exec "$@" {closed}', "sh"))
+    _, errors = process.communicate(timeout=30)
+    assert errors == b""
+    assert process.returncode == (42 if "exit" in arguments else 0)
