@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from netd import names, ruleset
 from netd.firewall import SETS, SetType
+
+ROOT = Path(__file__).resolve().parents[2]
 
 NFT = {
     "ifname": "ifname",
@@ -73,3 +76,9 @@ def test_loading_empties_chains_and_the_version_but_no_other_set() -> None:
 def test_the_rules_know_the_wireguard_device_and_its_prefix_by_name() -> None:
     assert set(re.findall(r'"(wg-[^"]*)"', ruleset.INET)) == {names.WIREGUARD}
     assert set(re.findall(r"fdb4:[0-9a-f:]*/64", ruleset.INET)) == {str(names.TUNNEL_PREFIX)}
+
+
+def test_whoever_removes_netd_is_told_of_every_table() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    removed = set(re.findall(r"nft delete table (\w+) netd", page))
+    assert removed == set(re.findall(r"^table (\w+) netd", ruleset.TEXT, re.MULTILINE))
