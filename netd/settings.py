@@ -158,17 +158,7 @@ def _checked(settings: Settings, path: Path, origin: Mapping[str, str]) -> Setti
         )
     _check_wireguard(settings, path)
     _check_cluster(settings, path)
-    for server in settings.upstreams:
-        host, _, port = server.partition("#")
-        try:
-            ip_address(host)
-            if port and not 0 < int(port) < 65536:
-                raise ValueError(port)
-        except ValueError:
-            raise Invalid(
-                f"configuration ({path}): upstreams: {server!r} is not a DNS server's address; write it like "
-                "192.0.2.53, or 192.0.2.53#5353 for another port"
-            ) from None
+    _check_upstreams(settings, path)
     for pool in settings.pools:
         try:
             base = IPv4Network(pool.base)
@@ -180,6 +170,20 @@ def _checked(settings: Settings, path: Path, origin: Mapping[str, str]) -> Setti
                 f"the size must lie between {base.prefixlen} and 30"
             )
     return settings
+
+
+def _check_upstreams(settings: Settings, path: Path) -> None:
+    for server in settings.upstreams:
+        host, _, port = server.partition("#")
+        try:
+            ip_address(host)
+            if port and not 0 < int(port) < 65536:
+                raise ValueError(port)
+        except ValueError:
+            raise Invalid(
+                f"configuration ({path}): upstreams: {server!r} is not a DNS server's address; write it like "
+                "192.0.2.53, or 192.0.2.53#5353 for another port"
+            ) from None
 
 
 def _check_wireguard(settings: Settings, path: Path) -> None:
