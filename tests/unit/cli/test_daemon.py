@@ -18,7 +18,7 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--run-dir", "relative"], "run_dir 'relative' must be an absolute path"),
+        (["--run-dir", "relative"], "--run-dir 'relative' must be an absolute path"),
         (["--config", "/nonexistent.toml"], "configuration file /nonexistent.toml"),
     ],
 )
