@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from itertools import chain
 from types import MappingProxyType
 
 from netd import names
+from netd.drivers import connlimit
 from netd.errors import Invalid
 from netd.model import LINK, PTP, ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
 from netd.objects import Atom, Element
@@ -22,6 +24,7 @@ from netd.ruleset import LATCH, VERSION
 from netd.ruleset import TEXT as RULESET
 
 __all__ = [
+    "COUNT",
     "LATCH",
     "PUBLISHING",
     "RULESET",
@@ -48,12 +51,15 @@ __all__ = [
 class SetType:
     """Component types of a set's key, and of a map's value (empty for a set).
 
-    ifname, mac, proto, family: `str`; ipv4, ipv6, target6: addresses; port, group: `int`.
+    ifname, mac, proto, family: `str`; ipv4, ipv6, target6: addresses; port, group, count: `int`. A count
+    is no value that is looked up, but how many connections the element lets be.
     """
 
     key: tuple[str, ...]
     value: tuple[str, ...] = ()
 
+
+COUNT = ("count",)
 
 SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
     {
@@ -77,6 +83,8 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "detour6"): SetType(("ipv6", "ifname")),
         ("inet", "group_detour4"): SetType(("ipv4", "group")),
         ("inet", "group_detour6"): SetType(("ipv6", "group")),
+        ("inet", "connlimit4"): SetType(("ipv4",), COUNT),
+        ("inet", "connlimit6"): SetType(("ipv6",), COUNT),
         ("inet", "pub4"): SetType(("ipv4", "proto", "port"), ("ipv4", "port")),
         ("inet", "pub6"): SetType(("ipv6", "proto", "port"), ("ipv6", "port")),
         ("inet", "any4"): SetType(("proto", "port"), ("ipv4", "port")),
@@ -140,7 +148,15 @@ def endpoint(net: Network, endpoint: Endpoint) -> Iterator[Element]:
     """What one endpoint may say it is, and which of its traffic is a hairpin."""
     if net.driver == LINK:
         return iter([Element("inet", "wires", (names.host_ifname(endpoint),))])
-    return _port(net, endpoint) if net.bridged else _ptp(net, endpoint)
+    own = _port(net, endpoint) if net.bridged else _ptp(net, endpoint)
+    return chain(own, _limited(net, endpoint))
+
+
+def _limited(net: Network, endpoint: Endpoint) -> Iterator[Element]:
+    """How many connections each address of an endpoint may begin."""
+    if limit := connlimit.of(net, endpoint):
+        for interface in endpoint.addresses:
+            yield Element("inet", f"connlimit{interface.version}", (interface.ip,), (limit,))
 
 
 def _port(net: Network, endpoint: Endpoint) -> Iterator[Element]:
@@ -305,6 +321,12 @@ def _group(atom: Atom) -> str:
     raise ValueError("a link group from 1 to 4294967295")
 
 
+def _count(atom: Atom) -> str:
+    if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom < 1 << 32:
+        return str(atom)
+    raise ValueError("a number of connections from 1 to 4294967295")
+
+
 def _family(atom: Atom) -> str:
     if isinstance(atom, str) and atom in ("ipv4", "ipv6"):
         return str(atom)
@@ -320,6 +342,7 @@ _TEXT: Mapping[str, Callable[[Atom], str]] = {
     "proto": _proto,
     "port": _port_number,
     "group": _group,
+    "count": _count,
     "family": _family,
 }
 
@@ -332,6 +355,7 @@ _ATOM: Mapping[str, Callable[[str | int], Atom]] = {
     "proto": str,
     "port": int,
     "group": int,
+    "count": int,
     "family": str,
 }
 
@@ -354,7 +378,8 @@ def element_text(op: str, element: Element) -> str:
         raise Invalid(f"nft {op} in {element.family} netd {element.set!r}: no such operation or set")
     text = _join(element, element.item, kind.key)
     if op == "add" and (kind.value or element.value):
-        text += f" : {_join(element, element.value, kind.value)}"
+        introduced = " ct count over " if kind.value == COUNT else " : "
+        text += introduced + _join(element, element.value, kind.value)
     return f"{op} element {element.family} netd {element.set} {{ {text} }}"
 
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from netd import names, subnets
-from netd.drivers import driver, shaping
+from netd.drivers import connlimit, driver, shaping
 from netd.errors import AlreadyExists, Invalid
 from netd.model import (
     LINK,
@@ -218,8 +218,11 @@ def updated(endpoint: Endpoint, network: Network, options: Mapping[str, str]) ->
 
 def _check_options(options: Mapping[str, str], network: Network) -> None:
     shaping.check(options)
+    connlimit.check(options)
     if network.driver == PTP and options.get(ROUTER) == "yes":
         raise Invalid(f"network {network.name!r} can have no router: no container there is next to another")
+    if network.driver == LINK and options.get(connlimit.OPTION):
+        raise Invalid(f"{connlimit.OPTION} cannot be had on link {network.name!r}: nobody counts there")
     if network.driver == LINK and options.get(shaping.FROM):
         raise Invalid(
             f"{shaping.FROM} {options[shaping.FROM]!r} cannot be had on link {network.name!r}: what one end "

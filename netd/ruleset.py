@@ -89,6 +89,8 @@ table inet netd {
     set hairpin6 { type ifname . ipv6_addr; }
     set detour4 { type ipv4_addr . ifname; }       # endpoint . another bridge that its container is on
     set detour6 { type ipv6_addr . ifname; }
+    set connlimit4 { type ipv4_addr; ct count over 1; }       # endpoint, with a count of its own
+    set connlimit6 { type ipv6_addr; ct count over 1; }
     map pub4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
     map pub6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
     map any4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
@@ -253,6 +255,7 @@ table inet netd {
         # Neighbour discovery is never in conntrack, and nothing works without it. (Listener reports are
         # for the bridge, which sees them before any of this.)
         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        jump limited
         iifname . ip daddr @gateway4 goto own_gateway
         iifname . ip6 daddr @gateway6 goto own_gateway
         iifname @internal drop
@@ -267,6 +270,7 @@ table inet netd {
 
     chain forward {
         type filter hook forward priority filter; policy accept;
+        ct state new jump limited
         # Frames that stay on a bridge come by in great numbers where br_netfilter is on.
         iifname . oifname @intra goto let_through
         # An overlay's frames are smaller than its neighbours' and nothing on the way says so reliably.
@@ -274,6 +278,13 @@ table inet netd {
         oifname @bridges goto to_container
         iifname @bridges goto to_outside
         meta nfproto @closed goto transit
+    }
+
+    # An element counts the connections that matched it, and matches where they are more than its number.
+    # What is dropped here is in no table of connections yet.
+    chain limited {
+        ip saddr @connlimit4 drop
+        ip6 saddr @connlimit6 drop
     }
 
     chain clamp {

@@ -25,7 +25,8 @@ from netd.cli.values import Size, attachment, environment, pairs, rootfs, volume
     multiple=True,
     metavar="NAME[,K=V...]",
     shell_complete=network_names,
-    help="A network, with ip=, ip6=, mac=, alias=, ifname=, gw-priority=; none, host, or container:NAME.",
+    help="A network, with ip=, ip6=, mac=, alias=, ifname=, gw-priority=, connlimit=; none, host, or "
+    "container:NAME.",
 )
 @click.option(
     "--publish",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 
-ATTACHMENT_KEYS = ("ip", "ip6", "mac", "alias", "ifname", "gw-priority")
+ATTACHMENT_KEYS = ("ip", "ip6", "mac", "alias", "ifname", "gw-priority", "connlimit")
 
 
 class Size(click.ParamType[int]):
@@ -93,7 +93,8 @@ def rootfs(text: str) -> str:
 
 
 def attachment(text: str) -> pb.Attachment:
-    """`NAME[,ip=..][,ip6=..][,mac=..][,alias=..]...[,ifname=..][,gw-priority=N]`, docker's long form too."""
+    """`NAME[,ip=..][,ip6=..][,mac=..][,alias=..]...[,ifname=..][,gw-priority=N][,connlimit=N]`, as docker
+    writes it, too."""
     from netd.api import netd_pb2 as pb
 
     name, *fields = text.split(",")
@@ -109,6 +110,8 @@ def attachment(text: str) -> pb.Attachment:
         match key:
             case "alias":
                 wanted.aliases.append(value)
+            case "connlimit":
+                wanted.options[key] = value
             case "gw-priority":
                 wanted.gw_priority = _priority(text, value)
             case _:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from ipaddress import ip_interface
 
 from netd import names
-from netd.drivers import veth
+from netd.drivers import connlimit, veth
 from netd.errors import Invalid
 from netd.model import Endpoint, Network, Sandbox
 from netd.objects import Address, Bridge, BridgePort, KernelObject, Latch, Sysctl
@@ -30,10 +30,12 @@ _RESERVED_NAMES = frozenset({"all", "default", "lo"})
 def check(net: Network) -> None:
     """Raise `Invalid` for an option that this driver does not have, or a bridge name it cannot use."""
     for option in net.options:
-        if option != BRIDGE_NAME:
+        if option not in (BRIDGE_NAME, connlimit.OPTION):
             raise Invalid(
-                f"network {net.name!r}: the bridge driver has no option {option!r}, only {BRIDGE_NAME}"
+                f"network {net.name!r}: the bridge driver has no option {option!r}, only {BRIDGE_NAME} and "
+                f"{connlimit.OPTION}"
             )
+    connlimit.check(net.options)
     chosen = net.options.get(BRIDGE_NAME)
     if chosen is None:
         return

@@ -33,7 +33,7 @@ from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 
 from netd import firewall, names
-from netd.drivers import bridge
+from netd.drivers import bridge, connlimit
 from netd.errors import Invalid, Unsupported
 from netd.model import Endpoint, IPAddress, Network, Node, RemoteEndpoint, Sandbox, Scope
 from netd.objects import (
@@ -74,10 +74,13 @@ def check(net: Network) -> None:
             f"network {net.name!r}: driver 'overlay' needs a cluster, and this daemon is in none; start it "
             "with --cluster, or choose driver 'bridge'"
         )
+    connlimit.check(net.options)
     for option, value in net.options.items():
+        if option == connlimit.OPTION:
+            continue
         choices = _CHOICES.get(option)
         if choices is None:
-            known = ", ".join(sorted(_CHOICES))
+            known = ", ".join(sorted((*_CHOICES, connlimit.OPTION)))
             raise Invalid(f"network {net.name!r}: the overlay driver has no option {option!r}, only {known}")
         if value not in choices:
             raise Invalid(

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator
 from ipaddress import IPv6Interface, ip_interface, ip_network
 
 from netd import names
-from netd.drivers import veth
+from netd.drivers import connlimit, veth
 from netd.errors import Invalid
 from netd.model import Endpoint, Network, Sandbox
 from netd.objects import Address, KernelObject, Latch, Route
@@ -30,9 +30,13 @@ kernel gives its own address to no link of netd's, and asks for nobody without o
 
 
 def check(net: Network) -> None:
-    """Raise `Invalid`: there are no options."""
+    """Raise `Invalid` for an option that there is not."""
     for option in net.options:
-        raise Invalid(f"network {net.name!r}: the ptp driver has no option {option!r}, nor any other")
+        if option != connlimit.OPTION:
+            raise Invalid(
+                f"network {net.name!r}: the ptp driver has no option {option!r}, only {connlimit.OPTION}"
+            )
+    connlimit.check(net.options)
 
 
 def network(net: Network) -> Iterator[KernelObject]:

@@ -137,8 +137,11 @@ def elements_of(listed: str) -> Iterator[Element]:
 def _of_set(family: str, name: str, listed: Iterable[Any]) -> Iterator[Element]:
     kind = firewall.SETS[family, name]
     for entry in listed:
-        item, value = entry if kind.value else (entry, ())
         try:
+            if kind.value == firewall.COUNT:
+                item, value = entry, entry["elem"]["ct count"]["val"]
+            else:
+                item, value = entry if kind.value else (entry, ())
             yield Element(family, name, _atoms(item, kind.key), _atoms(value, kind.value))
         except (ValueError, TypeError, KeyError):
             continue

@@ -45,13 +45,15 @@ log = logging.getLogger(__name__)
 Rules = dict[str, tuple[str, ...]]
 BATCH = 4000
 """Requests are joined up to this many commands: a transaction is one buffer in the kernel."""
+OF_EACH = ("hairpin", "detour", "group_detour", "bind", "connlimit")
 OF_ENDPOINTS = frozenset(
     {
-        *(f"{name}{family}" for name in ("hairpin", "detour", "group_detour", "bind") for family in (4, 6)),
+        *(f"{name}{family}" for name in OF_EACH for family in (4, 6)),
         *firewall.PUBLISHING,
     }
 )
-"""The sets of `inet` that grow with the endpoints; without their elements less passes, not more."""
+"""The sets of `inet` that grow with the endpoints; without their elements less passes, not more;
+but for limits of connections, which nobody's isolation hangs on."""
 
 
 def commands(op: Op) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.e2e.host import NETD, Host
+from tests.e2e.host import NETD, Host, eventually
 
 
 def test_a_network_is_a_bridge_with_a_readable_altname(host: Host) -> None:
@@ -278,3 +279,30 @@ def test_forwarding_that_is_turned_on_later_leaves_out_what_must_not_forward(hos
     host.netd("network", "create", "front", "--ipv6")
     assert host.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding").split() == ["1", "1"]
     assert set(host.output("cat", *switches).split()) == {"0"}
+
+
+def test_a_limit_of_connections_is_each_endpoints_and_survives_a_restart(host: Host) -> None:
+    before = host.census()
+    host.netd("network", "create", "front", "--ipv6", "--opt", "connlimit=40")
+    host.serve("many", "--network", "front")
+    host.serve("few", "--network", "front,connlimit=7")
+    refused = host.refused("run", "-d", "--network", "front,connlimit=none", "--", "true")
+    assert "connlimit 'none' is no number of connections" in refused
+    wanted = {
+        f"{host.address(name, family=family)} ct count over {limit}"
+        for name, limit in (("many", 40), ("few", 7))
+        for family in (4, 6)
+    }
+
+    def limits() -> set[str]:
+        rules = host.sh("nft list table inet netd")
+        return set(re.findall(r"[0-9a-f.:]+ ct count over \d+", rules))
+
+    assert limits() == wanted
+    rules = host.sh("nft list table inet netd")
+    host.restart()
+    assert host.sh("nft list table inet netd") == rules
+    host.sh("nft flush ruleset")
+    eventually("limits put back", lambda: limits() == wanted)
+    host.remove_everything()
+    assert host.census() == before

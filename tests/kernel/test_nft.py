@@ -26,6 +26,7 @@ SAMPLES: dict[str, Atom] = {
     "target6": IPv6Address("fe80::42:aff:fe59:2"),
     "proto": "udp",
     "port": 8080,
+    "count": 50,
     "group": 78 << 24 | 7,
     "family": "ipv6",
 }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from netd import firewall, names
 from netd.errors import Invalid
-from netd.firewall import SETS, atom_of, element_text
+from netd.firewall import COUNT, SETS, atom_of, element_text
 from netd.model import Endpoint, GatewayMode, Network, PortMapping, Proto, Subnet
 from netd.objects import Element
 
@@ -263,6 +263,7 @@ ATOMS = {
     "proto": st.sampled_from(["tcp", "udp"]),
     "port": st.integers(1, 65535),
     "group": st.integers(1, 2**32 - 1),
+    "count": st.integers(1, 2**32 - 1),
     "family": st.sampled_from(["ipv4", "ipv6"]),
 }
 
@@ -295,9 +296,9 @@ def test_text_of_a_set_and_of_a_map() -> None:
 @settings(deadline=None)
 def test_what_is_written_can_be_read_back(element: Element) -> None:
     """In the words that libnftables lists: the same as those it is given, without quotes."""
-    text = element_text("add", element).partition("{ ")[2].removesuffix(" }")
-    key, _, value = text.partition(" : ")
     kind = SETS[element.family, element.set]
+    text = element_text("add", element).partition("{ ")[2].removesuffix(" }")
+    key, _, value = text.partition(" ct count over " if kind.value == COUNT else " : ")
     for parts, kinds, atoms in ((key, kind.key, element.item), (value, kind.value, element.value)):
         words = [word.strip('"') for word in parts.split(" . ")] if parts else []
         assert tuple(atom_of(each, word) for each, word in zip(kinds, words, strict=True)) == atoms
@@ -326,7 +327,8 @@ def test_what_is_not_of_the_type_never_becomes_text(element: Element, data: st.D
         text = element_text("add", replace(element, item=item))
     except Invalid:
         return
-    words = text.partition("{ ")[2].removesuffix(" }").partition(" : ")[0].split(" . ")
+    introduced = " ct count over " if kind.value == COUNT else " : "
+    words = text.partition("{ ")[2].removesuffix(" }").partition(introduced)[0].split(" . ")
     assert len(words) == len(kind.key)
     assert atom_of(kind.key[position], words[position].strip('"')) == junk
 

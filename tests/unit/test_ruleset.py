@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from netd import names, ruleset
-from netd.firewall import SETS, SetType
+from netd.firewall import COUNT, SETS, SetType
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,10 @@ def declared() -> Iterator[tuple[tuple[str, str], SetType]]:
         elif found := re.match(r"\s*(?:set|map) (\w+) \{ type(?:of)? ([^:;]+?)(?: : ([^;]+))?;", line):
             name, key, value = found.groups()
             kinds = (tuple(NFT[part] for part in text.split(" . ")) if text else () for text in (key, value))
-            yield (family, name), SetType(*kinds)
+            if "; ct count over " in line:
+                yield (family, name), SetType(next(kinds), COUNT)
+            else:
+                yield (family, name), SetType(*kinds)
 
 
 def test_the_table_of_sets_is_that_of_the_text() -> None:

@@ -89,6 +89,7 @@ def test_attachment() -> None:
     full = values.attachment(text)
     assert (full.ip, full.ip6, full.mac) == ("10.0.0.2", "fd00::2", "02:00:00:00:00:01")
     assert (list(full.aliases), full.ifname, full.gw_priority) == (["a", "b"], "lan0", -3)
+    assert values.attachment("front,connlimit=50").options == {"connlimit": "50"}
     assert values.attachment("name=front,ip=10.0.0.2").network == "front"
 
 
