@@ -23,6 +23,7 @@ GET_ELEMENT, GET_GENERATION = NFT | 13, NFT | 16  # NFT_MSG_GETSETELEM, NFT_MSG_
 GENERATION = 1  # NFTA_GEN_ID
 TABLE, SET, ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
 LIST_ELEMENT, KEY, DATA, VALUE = 1, 1, 2, 1  # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, ..._DATA, NFTA_DATA_VALUE
+EXPRESSION, EXPRESSION_DATA, LIMIT = 7, 2, 1  # NFTA_SET_ELEM_EXPR, NFTA_EXPR_DATA, NFTA_CONNLIMIT_COUNT
 
 _NUMBERS: Mapping[Atom, int] = {"tcp": 6, "udp": 17, "ipv4": 2, "ipv6": 10}  # IPPROTO_*, NFPROTO_*
 
@@ -41,6 +42,7 @@ _PACKED: Mapping[str, Callable[[Any], bytes]] = {
     "proto": lambda name: bytes([_NUMBERS[name]]),
     "port": lambda port: struct.pack("!H", port),
     "group": lambda group: struct.pack("=I", group),
+    "count": lambda count: struct.pack("!I", count),
     "family": lambda name: bytes([_NUMBERS[name]]),
 }
 """How the kernel keeps an atom, by its type in `netd.firewall.SETS`."""
@@ -81,7 +83,9 @@ def _question(element: Element, key: bytes) -> bytes:
 
 
 def _value(answer: bytes) -> bytes:
-    """The value of the element in an answer; empty for a set's."""
+    """The value of the element in an answer, or what it counts to; empty for a set's."""
     found = dict(attributes(answer, 4))
     element = dict(attributes(dict(attributes(found[ELEMENTS]))[LIST_ELEMENT]))
+    if counting := element.get(EXPRESSION):
+        return dict(attributes(dict(attributes(counting))[EXPRESSION_DATA]))[LIMIT]
     return dict(attributes(element.get(DATA, b""))).get(VALUE, b"")

@@ -52,7 +52,7 @@ async def test_an_element_of_every_set_is_found_by_its_key(host_kernel: HostKern
     assert list(nftget.present(EVERY_SET)) == EVERY_SET
     assert await host_kernel.observe_some(EVERY_SET) == frozenset(EVERY_SET)
     maps = [item for item in EVERY_SET if item.value]
-    assert list(nftget.present(replace(item, value=(item.value[0], 9)) for item in maps)) == []
+    assert list(nftget.present(replace(item, value=(*item.value[:-1], 9)) for item in maps)) == []
     await host_kernel.apply([Remove(item) for item in EVERY_SET[::2]])
     assert list(nftget.present(EVERY_SET)) == EVERY_SET[1::2]
 
