@@ -25,6 +25,8 @@ GAP = 26.0
 BAR = 30.0
 """Height of a bar."""
 MARGIN = 24.0
+TRACK = 16.0
+"""From the left of a box to its first wire."""
 LABEL = 6.0
 """From a wire to what is written beside it."""
 COLOURS = ("#2f6fdf", "#1f9d6b", "#b3631a", "#8a4fd3", "#c2366b", "#2492a8", "#6b7a10", "#4b5b8f")
@@ -160,13 +162,10 @@ class Drawing:
     def _width(self, box: Box) -> float:
         text = [box.about, box.note, *box.ports]
         inside = max(width_of(text), len(box.name) * (CHAR + 1)) + 2 * PAD
-        labels = max((width_of(wire.lines) for wire in box.wires), default=0) + 2 * LABEL
-        tracks = len(self._down(box)) + 1
-        return max(inside, labels * tracks, 120.0)
-
-    def _down(self, box: Box) -> list[Wire]:
-        rows = sorted(box.wires, key=lambda wire: self._at[wire.network])
-        return rows[1:]
+        # What goes up and what goes down are beside different stretches of the same columns.
+        up, *down = sorted(box.wires, key=lambda wire: self._at[wire.network]) or [Wire(network="")]
+        beside = max((width_of(wire.lines) for wire in down), default=0) + 2 * LABEL
+        return max(inside, TRACK + width_of(up.lines) + LABEL, TRACK + beside * len(down), 120.0)
 
     @staticmethod
     def _height(box: Box) -> float:
@@ -191,7 +190,8 @@ class Drawing:
         wires = sorted(box.wires, key=lambda wire: self._at[wire.network])
         for n, wire in enumerate(wires):
             # Upwards from the left quarter; downwards side by side, each with room for its label.
-            yield wire, left + 16 + (0 if n == 0 else (n - 1) * (width - 16) / max(len(wires) - 1, 1)), n == 0
+            down = (n - 1) * (width - TRACK) / max(len(wires) - 1, 1)
+            yield wire, left + TRACK + (down if n else 0), n == 0
 
     def _wires(self, box: Box, place: Place) -> Iterator[str]:
         top = self._box_y[place.first]

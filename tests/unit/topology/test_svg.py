@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import combinations
 from xml.etree import ElementTree
@@ -79,6 +80,42 @@ def test_no_wire_runs_through_a_strange_box(boxes: list[str]) -> None:
         low, high = sorted((float(line.attrib["y1"]), float(line.attrib["y2"])))
         for left, top, width, height in solid:
             assert not (left < x < left + width and low < top + height - 1 and top + 1 < high)
+
+
+def texts(text: str) -> list[tuple[float, float, float, float]]:
+    """Where text is, as rectangles; a character is 7 px wide, and stands on its y."""
+    found = ElementTree.fromstring(text).findall("s:text", NS)
+    return [
+        (float(each.attrib["x"]), float(each.attrib["y"]) - 10, 7 * len(each.text or ""), 10)
+        for each in found
+        if each.attrib["text-anchor"] == "start"
+    ]
+
+
+@given(st.lists(st.sets(st.sampled_from("abcd"), min_size=1).map("".join), max_size=8), st.integers(1, 39))
+def test_no_text_lies_on_another_and_no_wire_runs_through_it(boxes: list[str], length: int) -> None:
+    picture = drawn("abcd", *boxes)
+    for box in picture.boxes:
+        wires = tuple(replace(wire, addresses=("10.0.0.1", "f" * length)) for wire in box.wires)
+        picture = replace(
+            picture, boxes=tuple(replace(b, wires=wires) if b is box else b for b in picture.boxes)
+        )
+    drawing = svg(picture)
+    written = texts(drawing)
+    for (x, y, width, height), (x2, y2, width2, height2) in combinations(written, 2):
+        assert x + width <= x2 or x2 + width2 <= x or y + height <= y2 or y2 + height2 <= y
+    for line in ElementTree.fromstring(drawing).findall("s:line", NS):
+        at = float(line.attrib["x1"])
+        low, high = sorted((float(line.attrib["y1"]), float(line.attrib["y2"])))
+        bars = [(top, top + tall) for _, top, _, tall in rectangles(drawing)[:4]]
+        for x, y, width, height in written:
+            behind = any(top <= y and y + height <= bottom for top, bottom in bars)
+            assert behind or not (x < at < x + width and low < y + height and y < high)
+
+
+def test_a_box_is_no_wider_than_what_is_beside_its_wires() -> None:
+    """What goes up and what goes down are not side by side."""
+    assert rectangles(svg(drawn("ab", "ab")))[-1][2] == 120
 
 
 def test_what_the_user_wrote_is_text_and_not_markup() -> None:
