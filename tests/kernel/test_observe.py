@@ -113,7 +113,9 @@ DAMAGE = {
     "sysctl": "sysctl -qw net.ipv4.conf.{link}.rp_filter=0 net.ipv4.conf.{link}.arp_ignore=0",
     "bucket": "tc qdisc del dev {link} root",
     "burst": "tc qdisc replace dev {link} root handle 4e44: tbf rate 8mbit burst 9000 limit 99999",
-    "redirection": "tc qdisc del dev {link} ingress",
+    "redirection": "tc filter del dev {link} ingress",
+    "queues": "tc qdisc del dev {link} ingress || tc qdisc del dev {link} clsact",
+    "latch": "tc filter del dev {link} egress",
     "ifb": "ip link del {ifb}",
     "port": "nft flush map inet netd any4",
     "port of another": "nft flush map inet netd any4; "
