@@ -32,6 +32,9 @@ def test_who_is_a_gateway_forwards_or_does_not_and_believes_nobody(forward: bool
         assert sysctls(list(objects), family)["forwarding"] == str(int(forward))
         assert sysctls(list(objects), family)["accept_redirects"] == "0"
     assert sysctls(list(objects), 6)["accept_ra"] == "0"
+    assert (
+        sysctls(list(objects), 4)["rp_filter"] == "1"
+    )  # strict: the kernel takes the greater of this and of "all"
 
 
 def test_without_ipv6_it_is_off() -> None:
