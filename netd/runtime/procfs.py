@@ -65,8 +65,15 @@ def set_sysctls(proc: int, sysctls: Mapping[str, str]) -> None:
                 os.write(fd, value.encode())
             finally:
                 os.close(fd)
+        except FileNotFoundError as error:
+            raise Invalid(
+                f"--sysctl {key}: a container has no such setting on this kernel; "
+                "`sysctl -a` in a container lists those that there are"
+            ) from error
         except OSError as error:
-            raise Invalid(f"--sysctl {key}={value}: {os.strerror(error.errno or 0)}") from error
+            raise Invalid(
+                f"--sysctl {key}={value}: the kernel refuses this value: {os.strerror(error.errno or 0)}"
+            ) from error
 
 
 def restrict(proc: int, dev: int) -> None:

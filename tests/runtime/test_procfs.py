@@ -91,5 +91,8 @@ def test_sysctls_of_an_interface_whose_name_has_a_dot(box: Box) -> None:
 
 def test_a_refused_value_is_told(box: Box) -> None:
     spec: ContainerSpec = box.spec("true", sysctls={"kernel.shmmax": "many"})
-    with pytest.raises(Invalid, match=r"--sysctl kernel\.shmmax=many: Invalid argument"):
+    with pytest.raises(Invalid, match=r"--sysctl kernel\.shmmax=many: the kernel refuses .*: Invalid"):
+        box.do(box.runtime.create(spec))
+    spec = box.spec("true", sysctls={"net.ipv4.nope": "1"})
+    with pytest.raises(Invalid, match=r"--sysctl net\.ipv4\.nope: a container has no such setting"):
         box.do(box.runtime.create(spec))
