@@ -1,12 +1,13 @@
 """A container that may send raw frames still speaks only for itself.
 
-Frames are made with scapy and sent in order; the last one is honest. Once that has arrived, whatever
-is not there of the earlier ones was dropped and not merely late.
+Frames are made with scapy and sent as they are. A capture that has been drained and lost nothing has seen
+all that arrived (`netd.testing.capture`), so whatever is not in it was dropped and not merely late.
 """
 
 from __future__ import annotations
 
-import subprocess
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,22 @@ from scapy.layers.inet6 import (
     IPv6,
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
+from netd.api.client import connect
 from netd.names import link_local
-from tests.e2e.host import NETD, PYTHON, Host, eventually
+from netd.testing.lab import Lab
+from netd.topology import down, load, up
+from tests.e2e.host import Host, eventually
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
-LAST = b"the-last-frame"
+
+
+TOPOLOGY = """
+name: stage
+services: {evil: {}, web: {}, api: {}}
+networks: {default: {enable_ipv6: true}}
+"""
 
 
 @dataclass
@@ -36,53 +46,39 @@ class Stage:
     """`evil` and `web` on one network; `web` is the victim and `api` whom `evil` claims to be."""
 
     host: Host
+    lab: Lab
     mac: dict[str, str]
     ip: dict[str, str]
     ip6: dict[str, str]
 
-    def arrived(self, *frames: Any, listener: str = "web") -> list[bytes]:
-        """Send frames from `evil`; those that reach `listener`."""
-        honest = (
-            Ether(src=self.mac["evil"], dst=BROADCAST)
-            / IP(src=self.ip["evil"], dst=self.ip["web"])
-            / UDP(sport=7, dport=7)
-            / Raw(LAST)
-        )
-        wire = [bytes(frame).hex() for frame in (*frames, honest)]
-        ear = self.host.spawn(
-            NETD, "exec", "-i", listener, "--", PYTHON, "-IS", "/wire.py", "listen", "eth0", "20"
-        )
-        assert ear.stdout is not None
-        assert ear.stdout.readline() == "ready\n"
-        self.host.netd("exec", "evil", "--", PYTHON, "-IS", "/wire.py", "send", "eth0", *wire)
-        heard = []
-        while line := ear.stdout.readline():
-            frame = bytes.fromhex(line)
-            heard.append(frame)
-            if LAST in frame:
-                break
-        else:
-            pytest.fail("the honest frame did not arrive")
-        try:
-            ear.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            pytest.fail("the listener did not end with its input")
-        return heard
+    def gateway(self, version: int = 4) -> str:
+        return self.lab.gateway("default", version=version)
+
+    def arrived(self, *frames: Packet) -> list[bytes]:
+        """Send frames from `evil`; those that reach `web`."""
+        with self.lab.sniff("evil:eth0", "web:eth0") as cap:
+            sent = {bytes(self.lab["evil"].send(frame)) for frame in frames}
+        assert not any(cap.lost.values()), "what was not seen may have passed"
+        assert sent <= {frame.data for frame in cap.frames("evil:eth0")}, "they left as they are"
+        return [frame.data for frame in cap.frames("web:eth0") if not frame.outgoing]
 
 
 @pytest.fixture(scope="module")
-def stage(shared_host: Host) -> Stage:
-    host = shared_host
-    host.netd("network", "create", "front", "--ipv6")
-    for name in ("evil", "web", "api"):
-        host.serve(name, "--network", "front", "--cap-add", "NET_RAW")
-    inspected = {name: host.inspect(name)["endpoints"][0] for name in ("evil", "web", "api")}
-    return Stage(
-        host,
-        {name: endpoint["mac"] for name, endpoint in inspected.items()},
-        {name: host.address(name) for name in inspected},
-        {name: host.address(name, family=6) for name in inspected},
-    )
+def stage(shared_host: Host) -> Iterator[Stage]:
+    with closing(connect(f"/proc/{shared_host.lab.pid}/root/run/netd/netd.sock")) as client:
+        project = load(TOPOLOGY, images={"*": "host"})
+        up(client, project)
+        lab = Lab(client, project)
+        names = ("evil", "web", "api")
+        yield Stage(
+            shared_host,
+            lab,
+            {name: lab.mac(name) for name in names},
+            {name: lab.ip(name) for name in names},
+            {name: lab.ip(name, version=6) for name in names},
+        )
+        lab.close()
+        down(client, project)
 
 
 def marked(stage: Stage, marker: bytes, **layers: str) -> Any:
@@ -120,7 +116,7 @@ def test_source_mac(stage: Stage) -> None:
 
 
 def test_ipv4_source(stage: Stage) -> None:
-    gateway = stage.host.network("front")["subnets"][0]["gateway"]
+    gateway = stage.gateway()
     frames = {
         b"own-v4": marked(stage, b"own-v4"),
         b"neighbours-v4": marked(stage, b"neighbours-v4", ip=stage.ip["api"]),
@@ -133,7 +129,7 @@ def test_ipv4_source(stage: Stage) -> None:
 
 
 def test_ipv6_source(stage: Stage) -> None:
-    gateway = stage.host.network("front")["subnets"][1]["gateway"]
+    gateway = stage.gateway(6)
     frames = {
         b"own-v6": marked6(stage, b"own-v6"),
         b"own-link-local": marked6(stage, b"own-link-local", ip=str(link_local(stage.mac["evil"]))),
@@ -158,7 +154,7 @@ def arp(stage: Stage, mac: str, ip: str, payload: bytes) -> Any:
 
 
 def test_arp_sender(stage: Stage) -> None:
-    gateway = stage.host.network("front")["subnets"][0]["gateway"]
+    gateway = stage.gateway()
     frames = {
         b"own-arp": arp(stage, stage.mac["evil"], stage.ip["evil"], b"own-arp"),
         b"arp-for-gateway": arp(stage, stage.mac["evil"], gateway, b"arp-for-gateway"),
@@ -166,13 +162,13 @@ def test_arp_sender(stage: Stage) -> None:
         b"arp-other-mac": arp(stage, stage.mac["api"], stage.ip["evil"], b"arp-other-mac"),
     }
     expect(stage, [b"own-arp"], frames)
-    neighbours = stage.host.netd("exec", "web", "--", "ip", "neigh")
+    neighbours = stage.lab["web"].exec("ip", "neigh").stdout
     assert not [line for line in neighbours.splitlines() if gateway in line and stage.mac["evil"] in line]
 
 
 def test_neighbour_advertisement_target(stage: Stage) -> None:
     """ "I am the gateway", said from one's own address: the same lie in IPv6."""
-    gateway = stage.host.network("front")["subnets"][1]["gateway"]
+    gateway = stage.gateway(6)
 
     def claim(target: str, marker: bytes) -> Any:
         return (
@@ -219,7 +215,7 @@ def test_router_advertisements(stage: Stage) -> None:
     heard = b"\n".join(stage.arrived(advertisement, ping))
     assert b"icmpv6-passes" in heard, "ICMPv6 as such is welcome"
     assert bytes.fromhex("20010db80bad") not in heard
-    assert "2001:db8:bad" not in stage.host.netd("exec", "web", "--", "ip", "-6", "route")
+    assert "2001:db8:bad" not in stage.lab["web"].exec("ip", "-6", "route").stdout
     assert "2001:db8:bad" not in stage.host.sh("ip -6 route")
 
 
@@ -243,24 +239,16 @@ def test_dhcp_replies(stage: Stage) -> None:
 
 
 def test_spoofed_packets_do_not_reach_the_host_or_the_lan_either(stage: Stage) -> None:
-    host, client = stage.host, stage.host.lab.client
-    gateway_mac = host.sh(f"cat /sys/class/net/{host.network('front')['bridge']}/address").strip()
-    to_client = [
-        Ether(src=stage.mac["evil"], dst=gateway_mac)
-        / IP(src=source, dst="203.0.113.10")
-        / ICMP()
-        / Raw(marker)
-        for source, marker in (
-            (stage.ip["api"], b"lan-spoofed"),
-            ("198.51.100.77", b"lan-invented"),
-            (stage.ip["evil"], b"lan-honest"),
-        )
-    ]
-    ear = client.talker("listen", "eth0", "20")
-    host.netd(
-        *("exec", "evil", "--", PYTHON, "-IS", "/wire.py", "send", "eth0"),
-        *(bytes(frame).hex() for frame in to_client),
-    )
+    bridge = stage.host.network("stage_default")["bridge"]
+    gateway_mac = stage.host.sh(f"cat /sys/class/net/{bridge}/address").strip()
+    ear = stage.host.lab.client.talker("listen", "eth0", "20")
+    for source, marker in (
+        (stage.ip["api"], b"lan-spoofed"),
+        ("198.51.100.77", b"lan-invented"),
+        (stage.ip["evil"], b"lan-honest"),
+    ):
+        frame = Ether(dst=gateway_mac) / IP(src=source, dst="203.0.113.10") / ICMP() / Raw(marker)
+        stage.lab["evil"].send(frame)
     heard = b""
 
     def listen() -> bool:
