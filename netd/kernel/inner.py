@@ -16,7 +16,7 @@ import nftables
 
 from netd.errors import KernelError
 from netd.kernel import netns, sysctl
-from netd.kernel.libnft import FAMILIES, elements_of, errno_of, one_line
+from netd.kernel.libnft import FAMILIES, command, elements_of, errno_of, one_line
 from netd.objects import Element, Sysctl
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def load_rules(door: socket, label: str, text: str) -> None:
     """Load nft commands as one transaction. Raises `KernelError` with libnftables' own words."""
 
     def work() -> None:
-        code, _, problem = nftables.Nftables().cmd(text)
+        code, _, problem = command(nftables.Nftables(), text)
         if code:
             raise KernelError(errno_of(problem), f"rules of {label}", one_line(problem))
 
@@ -51,7 +51,7 @@ def elements(door: socket, label: str) -> frozenset[Element]:
         listing.set_json_output(True)
         found: set[Element] = set()
         for family in FAMILIES:
-            code, listed, problem = listing.cmd(f"list table {family} netd")
+            code, listed, problem = command(listing, f"list table {family} netd")
             if code:
                 raise KernelError(errno_of(problem), f"list the rules of {label}", one_line(problem))
             found.update(elements_of(listed))

@@ -1,7 +1,10 @@
 """libnftables: contexts on threads, words turned into errnos, listings turned into values.
 
 A libnftables context works in the network namespace of the thread that created it, and is not safe for
-several threads. So each `Context` lives on a thread of its own.
+several threads. So each `Context` lives on a thread of its own. Nor are two contexts on two threads safe
+from each other: the library keeps the names of interfaces for the whole process (src/iface.c) and takes
+names of types apart with strtok (src/json.c), so two listings at once end in a crash. So whatever it is
+told, it is told by `command`, one at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import asyncio
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -23,6 +27,14 @@ from netd.objects import Atom, Element
 
 T = TypeVar("T")
 FAMILIES = ("inet", "bridge", "arp")
+_one_at_a_time = threading.Lock()
+
+
+def command(library: nftables.Nftables, text: str) -> tuple[int, str, str]:
+    """(status, output, errors) of a command, once no other thread has one under way."""
+    with _one_at_a_time:
+        code, output, errors = library.cmd(text)
+    return code, output, errors
 
 
 class Context:
@@ -45,17 +57,17 @@ class Context:
         """On the thread only, as all that follows."""
         self._nft = None  # its finaliser frees the context
 
-    def text(self, command: str) -> tuple[int, str, str]:
+    def text(self, text: str) -> tuple[int, str, str]:
         """(status, output, errors) of a command, with text output."""
-        return self._library().cmd(command)
+        return command(self._library(), text)
 
-    def json(self, command: str, *, terse: bool = False) -> tuple[int, str, str]:
+    def json(self, text: str, *, terse: bool = False) -> tuple[int, str, str]:
         """The same with JSON output; `terse` leaves the elements of sets out."""
         library = self._library()
         library.set_json_output(True)
         library.set_terse_output(terse)
         try:
-            return library.cmd(command)
+            return command(library, text)
         finally:
             library.set_json_output(False)
             library.set_terse_output(False)
@@ -66,7 +78,7 @@ class Context:
         library.set_handle_output(True)
         library.set_terse_output(True)
         try:
-            code, listed, _ = library.cmd(f"list table {family} {table}")
+            code, listed, _ = command(library, f"list table {family} {table}")
         finally:
             library.set_handle_output(False)
             library.set_terse_output(False)

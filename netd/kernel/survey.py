@@ -22,6 +22,7 @@ import nftables
 from netd import firewall
 from netd.errors import NetdError
 from netd.kernel import fastnl, holder, latch, netns
+from netd.kernel.libnft import command
 from netd.kernel.ports import Chain, Survey
 from netd.model import Proto
 from netd.names import BRIDGE_PREFIX
@@ -144,7 +145,7 @@ def _refusal(link: fastnl.Socket, message: bytes) -> str:
 
 def _rules_refused() -> str:
     try:
-        code, _, problem = nftables.Nftables().cmd(firewall.RULESET)
+        code, _, problem = command(nftables.Nftables(), firewall.RULESET)
     except OSError as error:
         return str(error)
     return " ".join(problem.split())[:200] if code else ""
@@ -179,7 +180,7 @@ def _listed() -> str:
         return ""
     library.set_json_output(True)
     library.set_terse_output(True)  # without the elements of sets, which can be millions
-    code, listed, _ = library.cmd("list ruleset")
+    code, listed, _ = command(library, "list ruleset")
     return listed if code == 0 else ""
 
 
