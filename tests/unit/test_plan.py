@@ -205,6 +205,13 @@ class Paper:
 
     def __init__(self, state: Iterable[KernelObject]) -> None:
         self.objects: dict[Hashable, KernelObject] = {item.key: item for item in state}
+        self._links: dict[Hashable, set[Hashable]] = {}  # by the object that has them
+        for item in self.objects.values():
+            self._note(item)
+
+    def _note(self, item: KernelObject) -> None:
+        if links := links_of(item):
+            self._links[item.key] = links
 
     @property
     def state(self) -> State:
@@ -221,25 +228,30 @@ class Paper:
                 assert item.key not in self.objects, f"{op}: exists"
                 self._check_support(item)
                 self.objects[item.key] = item
+                self._note(item)
             case Change(old, new):
                 assert self.objects.get(old.key) == old, f"{op}: not there"
                 assert old.key == new.key
                 assert old != new
                 self._check_support(new)
                 self.objects[new.key] = new
+                self._note(new)
             case Remove(item):
                 assert item.key in self.objects, f"{op}: not there"
                 self.remove(item)
 
     def remove(self, item: KernelObject) -> None:
         del self.objects[item.key]
-        gone = links_of(item)
+        gone = self._links.pop(item.key, None)
+        if not gone:
+            return
         for key, other in list(self.objects.items()):
             if gone & needs(other) and not isinstance(other, Vxlan):
                 del self.objects[key]
+                self._links.pop(key, None)
 
     def _check_support(self, item: KernelObject) -> None:
-        there = set().union(*(links_of(other) for other in self.objects.values()))
+        there = set().union(*self._links.values())
         assert needs(item) <= there, f"{item}: no such interface"
         if isinstance(item, Route):
             assert Up(item.dev, item.netns).key in self.objects, f"{item}: network is down"
