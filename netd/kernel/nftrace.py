@@ -13,10 +13,12 @@ what this host decided, on the bridge and in its own stack.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -37,6 +39,9 @@ FIRST = 0.5
 
 QUIET = 0.1
 """Seconds of silence after which a packet has arrived, or waits for somebody who does not answer."""
+
+LONGEST = 1.0
+"""Seconds after the first event when no more are listened to: others may go on sending in the same flow."""
 
 # enum nft_trace_attributes and nft_trace_types, linux/netfilter/nf_tables.h
 TABLE, CHAIN, HANDLE, TYPE, VERDICT, ID = 1, 2, 3, 4, 5, 6
@@ -156,16 +161,19 @@ _RULE = re.compile(r"^\s*(.*?) # handle (\d+)$", re.MULTILINE)
 async def trace(
     flow: Flow, send: Callable[[], Awaitable[None]], within: float | None = None
 ) -> list[TraceStep]:
-    """See `Kernel.trace`. It is over when nothing has been told for `QUIET` seconds."""
+    """See `Kernel.trace`. It is over when nothing has been told for `QUIET` seconds, or after `LONGEST`."""
     running = Trace(secrets.token_hex(3))
     try:
         await running.begin(flow)
         await send()
         steps: list[TraceStep] = []
-        patience = within or FIRST
-        while await running.readable(patience):
+        patience, until = within or FIRST, math.inf
+        while patience > 0 and await running.readable(patience):
             steps += running.told()
-            patience = QUIET if steps else within or FIRST
+            if steps:
+                now = time.monotonic()
+                until = min(until, now + LONGEST)
+                patience = min(QUIET, until - now)
         return await running.explained(steps)
     finally:
         await running.end()

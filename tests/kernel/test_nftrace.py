@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -14,6 +16,7 @@ from netd.kernel import nftrace
 from netd.kernel.host import HostKernel
 from netd.kernel.ports import Flow
 from netd.model import IPAddress
+from netd.tasks import spawn
 
 Shell = Callable[[str], str]
 WALL = """
@@ -87,6 +90,32 @@ async def test_only_the_flow_is_told_of_and_nothing_stays(host_kernel: HostKerne
     assert (seventh.verdict, seventh.rule) == ("accept", 'udp dport 7 accept comment "the seventh"')
     assert during.count("netd_trace_") == 2
     assert sh("nft list ruleset") == before
+    sh("nft delete table inet wall")
+
+
+async def test_a_flow_that_goes_on_is_not_listened_to_for_ever(host_kernel: HostKernel, sh: Shell) -> None:
+    sh(WALL)
+    address = ip_address("127.0.0.1")
+    with sender(address, 9) as out:
+
+        async def chatter() -> None:
+            while True:
+                with suppress(ConnectionRefusedError):
+                    out.send(b"?")
+                await asyncio.sleep(0.01)
+
+        talking: list[asyncio.Task[None]] = []
+
+        async def send() -> None:
+            talking.append(spawn(chatter(), name="chatter"))
+
+        try:
+            async with asyncio.timeout(15):
+                steps = await host_kernel.trace(flow(address, 9), send, within=10)
+            assert not talking[0].done()
+        finally:
+            talking[0].cancel()
+    assert len({step.packet for step in steps}) > 1
     sh("nft delete table inet wall")
 
 

@@ -104,7 +104,7 @@ def test_a_command_that_cannot_be_executed_is_refused_by_run(
         ({"netns_inode": 1}, "is another one than the container was given"),
         ({"netns": "/etc/passwd", "netns_inode": 0}, "Invalid argument"),
         ({"sysctls": {"kernel.panic": "1"}}, "--sysctl kernel.panic"),
-        ({"sysctls": {"net.ipv4.nosuch": "1"}}, "--sysctl net.ipv4.nosuch=1: No such file"),
+        ({"sysctls": {"net.ipv4.nosuch": "1"}}, "--sysctl net.ipv4.nosuch: a container has no such setting"),
         ({"workdir": "/etc/passwd"}, "working directory '/etc/passwd'"),
     ],
 )
