@@ -56,6 +56,14 @@ OF_ENDPOINTS = frozenset(
 but for limits of connections, which nobody's isolation hangs on."""
 
 
+def _generation() -> int | None:
+    """What `generation` says; None where it cannot be asked, for want of descriptors: undoing must go on."""
+    try:
+        return generation()
+    except (OSError, NetdError):
+        return None
+
+
 def commands(op: Op) -> Iterator[str]:
     """The libnftables commands of one operation on an element. Raises `Invalid` as `element_text`."""
     match op:
@@ -123,8 +131,8 @@ class Nft:
 
     def _still_intact(self, context: Context) -> bool:
         """The same, looked at only if anybody but this process has written since it was so."""
-        now = generation()
-        if now != self._seen_intact:
+        now = _generation()
+        if now is None or now != self._seen_intact:
             if not self._intact(context.tables(terse=True)):
                 return False
             self._seen_intact = now
@@ -274,10 +282,11 @@ class Nft:
             return None
         repairing = self._damaged
         self._wrote(len(text) + repairing)
-        before = generation()
+        before = _generation()
         code, _, problem = self._writer.text("\n".join([firewall.RULESET, *text] if repairing else text))
-        if before == self._seen_intact and (now := generation()) <= before + 1:
-            self._seen_intact = now  # nobody else's was in between
+        after = _generation()
+        if before is not None and before == self._seen_intact and after in (before, before + 1):
+            self._seen_intact = after  # nobody else's was in between
         if code:
             return KernelError(errno_of(problem), "nft transaction", one_line(problem))
         if repairing:

@@ -200,3 +200,16 @@ def test_after_close_everything_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_only_elements_are_taken() -> None:
     with pytest.raises(TypeError):
         list(nft.commands(Add(Up("eth0"))))
+
+
+def test_without_descriptors_for_the_generation_transactions_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def test(tables: nft.Nft, library: Library) -> None:
+        monkeypatch.setattr(nft, "generation", exhausted)
+        await tables.apply([Add(element(1))])
+        await tables.apply([Remove(element(1))])
+        assert not library.elements
+
+    assert with_nft(monkeypatch, test).transactions
