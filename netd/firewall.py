@@ -309,22 +309,15 @@ def _proto(atom: Atom) -> str:
     raise ValueError("tcp or udp")
 
 
-def _port_number(atom: Atom) -> str:
-    if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom < 65536:
-        return str(atom)
-    raise ValueError("a port from 1 to 65535")
+def _number_of(what: str, most: int) -> Callable[[Atom], str]:
+    """How a whole number from 1 to `most` is written."""
 
+    def text(atom: Atom) -> str:
+        if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom <= most:
+            return str(atom)
+        raise ValueError(f"{what} from 1 to {most}")
 
-def _group(atom: Atom) -> str:
-    if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom < 1 << 32:
-        return str(atom)
-    raise ValueError("a link group from 1 to 4294967295")
-
-
-def _count(atom: Atom) -> str:
-    if isinstance(atom, int) and not isinstance(atom, bool) and 0 < atom < 1 << 32:
-        return str(atom)
-    raise ValueError("a number of connections from 1 to 4294967295")
+    return text
 
 
 def _family(atom: Atom) -> str:
@@ -340,9 +333,9 @@ _TEXT: Mapping[str, Callable[[Atom], str]] = {
     "ipv6": _ipv6,
     "target6": _target6,
     "proto": _proto,
-    "port": _port_number,
-    "group": _group,
-    "count": _count,
+    "port": _number_of("a port", 65535),
+    "group": _number_of("a link group", 0xFFFFFFFF),
+    "count": _number_of("a number of connections", 0xFFFFFFFF),
     "family": _family,
 }
 

@@ -266,10 +266,9 @@ class Flight:
 
     def _finish(self, answer: Callable[[Query, Client], None]) -> None:
         self.ended = answer
-        if self._timer is not None:
-            self._timer.callback = None
-        if self._stale_timer is not None:
-            self._stale_timer.callback = None
+        for timer in (self._timer, self._stale_timer):
+            if timer is not None:
+                timer.cancel()
         for attempt in self._attempts:
             attempt.close()
         self._attempts.clear()

@@ -80,7 +80,11 @@ while True:
         length, kind = struct.unpack_from("=IH", data, offset)
         family, state = data[offset + 16], *struct.unpack_from("=H", data, offset + 24)
         # Of neighbours those that the kernel does not make itself: permanent ones, static ones of bridges.
-        if kind not in (28, 29) or state & 0x80 or (family == 7 and state & 0x40):
+        written = kind not in (28, 29) or state & 0x80 or (family == 7 and state & 0x40)
+        # Nor does anybody write that a link has come up (linkwatch): such news has no changed flags.
+        if kind == 16:
+            written = any(data[offset + 28:offset + 32])
+        if written:
             print(kind, now, flush=True)
         offset += (length + 3) & ~3
 """

@@ -55,6 +55,15 @@ AGENT = Path(__file__).parent / "agent.py"
 HOST4, HOST6 = "203.0.113.2", "2001:db8:1::2"
 CLIENT4, CLIENT6 = "203.0.113.10", "2001:db8:1::10"
 FAR4, FAR6 = "198.51.100.10", "2001:db8:2::10"
+
+FAMILIES = (4, 6)
+HOST = {4: HOST4, 6: HOST6}
+CLIENT = {4: CLIENT4, 6: CLIENT6}
+FAR = {4: FAR4, 6: FAR6}
+TOWARDS_FAR = {4: "198.51.100.2", 6: "2001:db8:2::2"}
+SILENCE = 0.4
+"""Seconds after which a packet that should have been dropped counts as dropped; an answer takes 1 ms."""
+
 SERVED = [("tcp", 80), ("udp", 80), ("tcp", 81), ("udp", 81), ("udp", 7)]
 RELAYED = [8080, 8083, 8084, 8086]
 """Where the relay of the daemon would listen, on all addresses of the host."""
@@ -388,3 +397,15 @@ def tcp(host_port: int, container_port: int, host_ip: Any = None) -> PortMapping
 
 def udp(host_port: int, container_port: int, host_ip: Any = None) -> PortMapping:
     return PortMapping(proto=Proto.UDP, host_ip=host_ip, host_port=host_port, container_port=container_port)
+
+
+def both(address: str, port: int) -> tuple[Target, Target]:
+    return ("tcp", address, port), ("udp", address, port)
+
+
+def expect(lab: Lab, source: str, expected: dict[Target, str | None]) -> None:
+    """Each target answers from `source` as expected: "NAME ADDRESS" it saw, "pong", None for silence."""
+    silent = [target for target, answer in expected.items() if answer is None]
+    heard = lab[source].ask(*(expected.keys() - set(silent)), seconds=5)
+    heard |= lab[source].ask(*silent, seconds=SILENCE)
+    assert heard == expected

@@ -18,13 +18,10 @@ from scapy.packet import Packet, Raw
 from netd import firewall, names
 from netd.model import PTP
 from netd.objects import Element
-from tests.kernel.packetlab import FAR4, FAR6, HOST4, HOST6, Lab, tcp
+from tests.kernel.packetlab import FAMILIES, FAR, FAR4, HOST, Lab, tcp
 
 pytestmark = pytest.mark.root
 
-FAMILIES = (4, 6)
-FAR = {4: FAR4, 6: FAR6}
-HOST = {4: HOST4, 6: HOST6}
 LIMIT, SPRAYED = 20, 200
 
 

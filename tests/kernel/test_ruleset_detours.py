@@ -19,14 +19,24 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from netd.model import GatewayMode
-from tests.kernel.packetlab import CLIENT4, CLIENT6, FAR4, FAR6, HOST4, HOST6, MARK, Lab, tcp, udp
+from tests.kernel.packetlab import (
+    CLIENT,
+    CLIENT4,
+    CLIENT6,
+    FAMILIES,
+    FAR,
+    FAR4,
+    HOST,
+    HOST4,
+    HOST6,
+    MARK,
+    Lab,
+    tcp,
+    udp,
+)
 
 pytestmark = pytest.mark.root
 
-FAMILIES = (4, 6)
-HOST = {4: HOST4, 6: HOST6}
-CLIENT = {4: CLIENT4, 6: CLIENT6}
-FAR = {4: FAR4, 6: FAR6}
 PUBLISHED, UNPUBLISHED = 8080, 81
 _words = itertools.count()
 

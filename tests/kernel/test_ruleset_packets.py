@@ -18,17 +18,24 @@ from scapy.packet import Packet
 from netd import firewall
 from netd.model import GatewayMode
 from netd.objects import Element
-from tests.kernel.packetlab import CLIENT4, CLIENT6, FAR4, FAR6, HOST4, HOST6, Lab, Target, tcp, udp
+from tests.kernel.packetlab import (
+    CLIENT,
+    CLIENT4,
+    CLIENT6,
+    FAMILIES,
+    FAR,
+    HOST,
+    HOST4,
+    HOST6,
+    TOWARDS_FAR,
+    Lab,
+    both,
+    expect,
+    tcp,
+    udp,
+)
 
 pytestmark = pytest.mark.root
-
-FAMILIES = (4, 6)
-HOST = {4: HOST4, 6: HOST6}
-CLIENT = {4: CLIENT4, 6: CLIENT6}
-FAR = {4: FAR4, 6: FAR6}
-TOWARDS_FAR = {4: "198.51.100.2", 6: "2001:db8:2::2"}
-SILENCE = 0.4
-"""Seconds after which a packet that should have been dropped counts as dropped; an answer takes 1 ms."""
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["bridge-nf off", "bridge-nf on"])
@@ -63,18 +70,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         lab.container("m2", mute)
         lab.container("own", routed, ports=[tcp(8084, 80), udp(8084, 80), tcp(8085, 81, ip_address(HOST4))])
         yield lab
-
-
-def both(address: str, port: int) -> tuple[Target, Target]:
-    return ("tcp", address, port), ("udp", address, port)
-
-
-def expect(lab: Lab, source: str, expected: dict[Target, str | None]) -> None:
-    """Each target answers from `source` as expected: "NAME ADDRESS" it saw, "pong", None for silence."""
-    silent = [target for target, answer in expected.items() if answer is None]
-    heard = lab[source].ask(*(expected.keys() - set(silent)), seconds=5)
-    heard |= lab[source].ask(*silent, seconds=SILENCE)
-    assert heard == expected
 
 
 # --- publishing ------------------------------------------------------------------------------------

@@ -18,8 +18,7 @@ from netd import names
 from netd.model import GatewayMode
 from netd.names import link_local
 from netd.objects import Element
-from tests.kernel.packetlab import Lab, tcp, udp
-from tests.kernel.test_ruleset_packets import CLIENT, FAMILIES, FAR, HOST, TOWARDS_FAR, both, expect
+from tests.kernel.packetlab import CLIENT, FAMILIES, FAR, HOST, TOWARDS_FAR, Lab, both, expect, tcp, udp
 
 pytestmark = pytest.mark.root
 
