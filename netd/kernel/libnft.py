@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 import nftables
 
 from netd import firewall
-from netd.errors import KernelError, Unsupported
+from netd.errors import KernelError, NetdError, Unsupported
+from netd.kernel import fastnl, nftget
 from netd.kernel.netns import settled
 from netd.objects import Atom, Element
 
@@ -43,6 +44,7 @@ class Context:
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._nft: nftables.Nftables | None = None
+        self._asking: fastnl.Socket | None = None
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run `work` on this context's thread and give its result."""
@@ -56,6 +58,9 @@ class Context:
     def free(self) -> None:
         """On the thread only, as all that follows."""
         self._nft = None  # its finaliser frees the context
+        if self._asking:
+            self._asking.close()
+        self._asking = None
 
     def text(self, text: str) -> tuple[int, str, str]:
         """(status, output, errors) of a command, with text output."""
@@ -94,6 +99,16 @@ class Context:
             elif errno_of(problem) != errno.ENOENT:
                 raise KernelError(errno_of(problem), f"list nft table {family} netd", one_line(problem))
         return found
+
+    def generation(self) -> int | None:
+        """What `nftget.generation` says; None where it cannot be asked, for want of descriptors: undoing must
+        go on."""
+        try:
+            if self._asking is None:
+                self._asking = fastnl.Socket(fastnl.NETLINK_NETFILTER)
+            return nftget.generation(self._asking)
+        except (OSError, NetdError):
+            return None
 
     def _library(self) -> nftables.Nftables:
         if self._nft is None:

@@ -36,7 +36,6 @@ from netd import firewall
 from netd.errors import AlreadyExists, KernelError, NetdError, Unavailable
 from netd.kernel.libnft import Context, elements_of, errno_of, one_line, rules_of
 from netd.kernel.netns import in_new_namespace, settled
-from netd.kernel.nftget import generation
 from netd.objects import Add, Change, Element, Op, Remove
 from netd.tasks import spawn
 
@@ -54,14 +53,6 @@ OF_ENDPOINTS = frozenset(
 )
 """The sets of `inet` that grow with the endpoints; without their elements less passes, not more;
 but for limits of connections, which nobody's isolation hangs on."""
-
-
-def _generation() -> int | None:
-    """What `generation` says; None where it cannot be asked, for want of descriptors: undoing must go on."""
-    try:
-        return generation()
-    except (OSError, NetdError):
-        return None
 
 
 def commands(op: Op) -> Iterator[str]:
@@ -131,7 +122,7 @@ class Nft:
 
     def _still_intact(self, context: Context) -> bool:
         """The same, looked at only if anybody but this process has written since it was so."""
-        now = _generation()
+        now = context.generation()
         if now is None or now != self._seen_intact:
             if not self._intact(context.tables(terse=True)):
                 return False
@@ -282,9 +273,9 @@ class Nft:
             return None
         repairing = self._damaged
         self._wrote(len(text) + repairing)
-        before = _generation()
+        before = self._writer.generation()
         code, _, problem = self._writer.text("\n".join([firewall.RULESET, *text] if repairing else text))
-        after = _generation()
+        after = self._writer.generation()
         if before is not None and before == self._seen_intact and after in (before, before + 1):
             self._seen_intact = after  # nobody else's was in between
         if code:

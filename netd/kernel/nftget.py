@@ -64,10 +64,11 @@ def present(wanted: Iterable[Element]) -> Iterator[Element]:
                 yield element
 
 
-def generation() -> int:
-    """The number of the last transaction of anybody's in the calling thread's namespace. Raises `Refused`."""
-    with Socket(fastnl.NETLINK_NETFILTER) as socket:
-        answer = socket.get(fastnl.message(GET_GENERATION, 0, bytes(4))) or b""
+def generation(socket: Socket) -> int:
+    """The number of the last transaction of anybody's in the namespace of `socket`, which is to be one of
+    NETLINK_NETFILTER and to stay open: closing such a one waits until what transactions have deleted is
+    freed, tens of milliseconds (nft_rcv_nl_event, net/netfilter/nf_tables_api.c). Raises `Refused`."""
+    answer = socket.get(fastnl.message(GET_GENERATION, 0, bytes(4))) or b""
     return int.from_bytes(dict(attributes(answer, 4))[GENERATION], "big")
 
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from netd.errors import AlreadyExists, Invalid, Unavailable
-from netd.kernel import nft
+from netd.kernel import fastnl, nft, nftget
 from netd.objects import Add, Change, Element, Remove, Up
 
 NAT = Element("inet", "nat", ("nd-1",))
@@ -71,7 +71,7 @@ class Library:
 def with_nft(monkeypatch: pytest.MonkeyPatch, test: Callable[[nft.Nft, Library], Awaitable[None]]) -> Library:
     library = Library()
     monkeypatch.setattr("nftables.Nftables", lambda: library)
-    monkeypatch.setattr(nft, "generation", lambda: len(library.transactions))
+    monkeypatch.setattr(nftget, "generation", lambda socket: len(library.transactions))
     monkeypatch.setattr(nft, "in_new_namespace", lambda work: {})
 
     async def body() -> None:
@@ -203,13 +203,32 @@ def test_only_elements_are_taken() -> None:
 
 
 def test_without_descriptors_for_the_generation_transactions_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted() -> int:
+    def exhausted(socket: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     async def test(tables: nft.Nft, library: Library) -> None:
-        monkeypatch.setattr(nft, "generation", exhausted)
+        monkeypatch.setattr(nftget, "generation", exhausted)
         await tables.apply([Add(element(1))])
         await tables.apply([Remove(element(1))])
         assert not library.elements
 
     assert with_nft(monkeypatch, test).transactions
+
+
+def test_transactions_close_no_netlink_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each close would wait until the kernel has freed what the transaction before it deleted."""
+    closed: list[fastnl.Socket] = []
+    close = fastnl.Socket.close
+    monkeypatch.setattr(fastnl.Socket, "close", lambda socket: (closed.append(socket), close(socket)))
+    seen: list[int] = []
+
+    async def test(tables: nft.Nft, library: Library) -> None:
+        for number in range(5):
+            await tables.apply([Add(element(number))])
+            await tables.apply([Remove(element(number))])
+        assert await tables.intact()
+        seen.append(len(closed))
+
+    with_nft(monkeypatch, test)
+    assert seen == [0]
+    assert len(closed) == 2, "the writer's and the reader's, at the end"
