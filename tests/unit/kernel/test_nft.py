@@ -219,7 +219,12 @@ def test_transactions_close_no_netlink_socket(monkeypatch: pytest.MonkeyPatch) -
     """Each close would wait until the kernel has freed what the transaction before it deleted."""
     closed: list[fastnl.Socket] = []
     close = fastnl.Socket.close
-    monkeypatch.setattr(fastnl.Socket, "close", lambda socket: (closed.append(socket), close(socket)))
+
+    def counted(socket: fastnl.Socket) -> None:
+        closed.append(socket)
+        close(socket)
+
+    monkeypatch.setattr(fastnl.Socket, "close", counted)
     seen: list[int] = []
 
     async def test(tables: nft.Nft, library: Library) -> None:
