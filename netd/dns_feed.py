@@ -64,7 +64,7 @@ class NameFeed(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of the server, which goes on answering with what it knows."""
+        """Let go of the server, which goes on answering with what it knows; without networks it ends."""
 
 
 class DnsFeed:
@@ -152,12 +152,17 @@ class DnsFeed:
             await self._tell({"op": "sandboxes", "sandboxes": sandboxes})
 
     async def close(self) -> None:
-        """Let go of the server, which goes on answering with what it knows."""
+        """Let go of the server, which goes on answering with what it knows; without networks it ends.
+
+        Nobody could ask it then, and if no daemon came any more nobody would ever end it.
+        """
         self._supervising = False
         tasks = [task for task in (self._watching, self._restarting) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._link is not None and not self._networks:
+            await self._control.end_server(self._link)
         if self._link is not None:
             self._link.close()
         for id in list(self._sockets):
@@ -165,10 +170,8 @@ class DnsFeed:
         self._control.close()
 
     async def stop_server(self) -> None:
-        """End the server too, for a host that netd is taken off, and for tests."""
-        self._supervising = False
-        if self._link is not None:
-            await self._control.end_server(self._link)
+        """End the server too, whatever it is asked: for tests."""
+        self._networks.clear()
         await self.close()
 
     # --- what people ask ----------------------------------------------------------------------------

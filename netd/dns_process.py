@@ -275,12 +275,16 @@ class ControlSocket:
         return Link(ours, lost)
 
     async def end_server(self, link: Link) -> None:
-        """Tell the server to stop; return when it has ended, also one that was found running."""
+        """Tell the server to stop, kill it if it does not; return when it has ended, also one that was found
+        running."""
         descriptor = self._open_server()  # before: a process that ends has no command line any more
         with contextlib.suppress(Unavailable):
             await link.call({"op": "stop"})
         if descriptor is not None:
-            await _exit(descriptor)
+            try:
+                await asyncio.wait_for(_exit(descriptor), ANSWER_TIME)
+            except TimeoutError:
+                await self.kill_server()
         await self.ended()
 
     async def ended(self) -> None:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.host import ROOT, Host, Node
+from tests.e2e.host import HOST, INTERNET, NETD, ROOT, Host, Lab, Node, end
 
 PAGES = ("docs/networks.md", "docs/publishing.md", "docs/runtime.md")
+OPERATIONS = ROOT / "docs/operations.md"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(r"(lan)?# (.*)")
 
@@ -81,6 +82,47 @@ def test_the_commands_of_a_page(host: Host, page: str) -> None:
     assert commands, "a page without a session does not belong here"
     for command in commands:
         host.sh(command)
+
+
+def scripts(page: Path, title: str) -> list[str]:
+    """The blocks of kind `sh` below a title of `page`."""
+    section = page.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def test_the_rules_for_a_host_whose_firewall_drops(host: Host) -> None:
+    host.netd("network", "create", "front", "--ipv6")
+    host.serve("web", "--network", "front", "-p", "8080:80")
+    drop = "chain inet filter forward { type filter hook forward priority 10; policy drop; }"
+    host.output("nft", "-f", "-", input=f"add table inet filter\nadd {drop}\n")
+    published = [f"tcp,{address},8080" for address in HOST]
+    assert set(host.lab.client.ask(*published).values()) == {None}
+    [rules] = scripts(OPERATIONS, "Doctor")
+    host.sh(rules)
+    assert all(answer and answer.startswith("web ") for answer in host.lab.client.ask(*published).values())
+    router = host.lab.router.talker("serve", "internet", "tcp:80")
+    for internet in INTERNET:
+        assert host.container_ask("web", f"tcp,{internet},80")[f"tcp,{internet},80"] is not None
+    assert host.run(NETD, "doctor").returncode == 0
+    end(router)
+    host.sh("nft delete table inet filter")
+
+
+def test_what_removes_netd_from_a_host_leaves_nothing(lab: Lab) -> None:
+    host = lab.host
+    before = host.census()
+    host.start()
+    host.netd("network", "create", "front", "--ipv6")
+    host.serve("web", "--network", "front", "-p", "8080:80")
+    [script] = scripts(OPERATIONS, "Remove it")
+    first, stop, rest = script.partition("systemctl stop netd\n")
+    assert stop, "the page stops the daemon before it removes what the daemon keeps"
+    host.sh(first)
+    assert host.stop() == 0
+    host.sh(rest)
+    assert host.census() == before
+    assert host.output("nft", "list", "ruleset") == ""
+    assert not host.sh("ls -d /run/netd /var/lib/netd 2>/dev/null || true")
 
 
 def test_links_between_pages_lead_somewhere() -> None:

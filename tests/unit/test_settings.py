@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from netd.errors import Invalid
@@ -19,6 +21,12 @@ def test_defaults_are_the_documented_paths() -> None:
     assert settings.state == Path("/var/lib/netd")
     assert settings.socket == Path("/run/netd/netd.sock")
     assert settings.cni_socket == Path("/run/netd/cni.sock")
+
+
+def test_the_file_that_the_documentation_shows_is_the_defaults(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "operations.md"
+    [shown] = re.findall(r"^```toml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert msgspec.structs.asdict(load(toml(tmp_path, shown), {}, {})) == msgspec.structs.asdict(Settings())
 
 
 def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
