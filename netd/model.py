@@ -201,7 +201,8 @@ class Endpoint:
     `ifname` is the name inside the sandbox; the host side's name is derived (`netd.names`).
     `order` is the position in which the owner asked for it (0 first): it numbers ethN and breaks
     ties of `gateway_priority`, of which the highest wins the default route. `gateway_priority`
-    None never takes it. `aliases` are extra names inside this network.
+    None never takes it. `aliases` are extra names inside this network. `announced` says whether neighbours
+    are told of it unasked: one of its addresses was another's before, and they may remember whose.
     """
 
     id: str
@@ -215,6 +216,7 @@ class Endpoint:
     aliases: tuple[str, ...] = ()
     routes: tuple[StaticRoute, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    announced: bool = True
 
     def of_family(self, family: int) -> tuple[IPInterface, ...]:
         """This endpoint's addresses of one family."""

@@ -67,8 +67,9 @@ class Promises:
         try:
             for want, network in zip(wants, networks, strict=True):
                 id = secrets.token_hex(16)
+                holdings = self._holdings(network)
                 addresses, mac, more = self._addresses.take(
-                    network, want, id, holder_of(sandbox.name), self._holdings(network)
+                    network, want, id, holder_of(sandbox.name), holdings
                 )
                 endpoint = requests.endpoint(
                     want,
@@ -79,6 +80,9 @@ class Promises:
                     named=[other.ifname for other in wants if other.ifname],
                     addresses=addresses,
                     mac=mac,
+                    # Nobody can remember who had an address that nobody had. In a cluster another node
+                    # may have given it.
+                    announced=bool(more) or holdings is not None,
                 )
                 made, writes = (*made, endpoint), [*writes, *more]
             self._under_way[sandbox.id] = Attached(sandbox, made)

@@ -264,6 +264,7 @@ def endpoint(
     named: Collection[str],
     addresses: tuple[IPInterface, ...],
     mac: str,
+    announced: bool,
 ) -> Endpoint:
     """The endpoint that `want`, checked before, means, beside those that the sandbox has.
 
@@ -283,4 +284,5 @@ def endpoint(
         aliases=want.aliases,
         routes=want.routes,
         options=dict(want.options),
+        announced=announced,
     )

@@ -421,15 +421,16 @@ table bridge netd {
 
     chain guard6_whole {
         icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query } drop
+        # Who listens to what, nobody asks: the bridge does not snoop. Each address makes four of these, and
+        # each would be delivered to every port.
+        icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } drop
         icmpv6 type 151 drop                    # multicast router advertisement (RFC 4286)
         udp dport 546 drop                      # DHCPv6 answers
         icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @target6 drop
         iifname . ether saddr . ip6 saddr @bind6 accept
         ip6 saddr != { ::, fe80::/10 } iifname @routers accept
-        # From the unspecified address come duplicate address detection, for an address that is its
-        # own, and listener reports before that has ended (RFC 3590).
+        # From the unspecified address comes duplicate address detection, for an address that is its own.
         ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @target6 accept
-        ip6 saddr :: icmpv6 type { mld-listener-report, mld2-listener-report } accept
         drop
     }
 }

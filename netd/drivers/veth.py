@@ -79,7 +79,7 @@ def inside(
     """What the sandbox's own end needs: how it behaves, its addresses, its routes but the default ones.
     `onlink` says whether the rest of its subnets is next to it."""
     ifname, netns = endpoint.ifname, sandbox.netns
-    settings = {item.path: item for item in _usual_sysctls(net, ifname, netns)}
+    settings = {item.path: item for item in _usual_sysctls(net, ifname, netns, announced=endpoint.announced)}
     yield from (settings | _chosen_sysctls(sandbox, ifname)).values()
     yield from (Address(ifname, address, netns, onlink) for address in endpoint.addresses)
     yield Up(ifname, netns)
@@ -97,11 +97,12 @@ def default_routes(
                     yield Route(_EVERYTHING[family], endpoint.ifname, subnet.gateway, sandbox.netns)
 
 
-def _usual_sysctls(net: Network, ifname: str, netns: Netns) -> Iterator[Sysctl]:
+def _usual_sysctls(net: Network, ifname: str, netns: Netns, *, announced: bool) -> Iterator[Sysctl]:
     # Forwarding is not among them: it is off from the birth of a namespace, and a container that was
     # asked to be a router (--sysctl net.ipv4.ip_forward=1) is one on all its interfaces.
     yield _conf(4, ifname, "accept_redirects", "0", netns)
-    yield _conf(4, ifname, "arp_notify", "1", netns)  # neighbours learn who has the address now
+    if announced:  # each is delivered to all of a bridge's ports, and there may be a thousand
+        yield _conf(4, ifname, "arp_notify", "1", netns)
     if 6 not in net.families:
         yield _conf(6, ifname, "disable_ipv6", "1", netns)
         return
@@ -109,7 +110,8 @@ def _usual_sysctls(net: Network, ifname: str, netns: Netns) -> Iterator[Sysctl]:
     yield _conf(6, ifname, "accept_ra", "0", netns)
     yield _conf(6, ifname, "accept_redirects", "0", netns)
     yield _conf(6, ifname, "accept_dad", "0", netns)  # or names resolve a second before they can be reached
-    yield _conf(6, ifname, "ndisc_notify", "1", netns)
+    if announced:
+        yield _conf(6, ifname, "ndisc_notify", "1", netns)
 
 
 def _chosen_sysctls(sandbox: Sandbox, ifname: str) -> dict[tuple[str, ...], Sysctl]:

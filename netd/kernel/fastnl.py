@@ -42,7 +42,7 @@ IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP = 18, 20, 26, 27
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_PROP_LIST, IFLA_ALT_IFNAME = 28, 29, 52, 53
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
-IFLA_BR_STP_STATE = 5
+IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 5, 23
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 RTEXT_FILTER_SKIP_STATS = 8
@@ -154,8 +154,10 @@ def veth_create(
 
 
 def bridge_create(name: str, mac: str, mtu: int, group: int) -> bytes:
-    """Make a bridge, up, without STP. A MAC given at creation is never changed by ports that join."""
-    info = text(IFLA_INFO_KIND, "bridge") + attribute(IFLA_INFO_DATA, u32(IFLA_BR_STP_STATE, 0))
+    """Make a bridge, up, without STP and without multicast snooping (the rule set drops what it would listen
+    to). A MAC given at creation is never changed by ports that join."""
+    data = u32(IFLA_BR_STP_STATE, 0) + attribute(IFLA_BR_MCAST_SNOOPING, b"\0")
+    info = text(IFLA_INFO_KIND, "bridge") + attribute(IFLA_INFO_DATA, data)
     body = (
         IFINFO.pack(AF_UNSPEC, 0, 0, IFF_UP, IFF_UP)
         + text(IFLA_IFNAME, name)

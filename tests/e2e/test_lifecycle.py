@@ -75,9 +75,9 @@ def test_what_a_container_asked_of_its_interfaces_outlives_a_restart(host: Host)
 
     assert {key: value(key) for key in asked} == asked
     # What is netd's own is damaged, so that one sees when the daemon has looked inside.
-    host.sh(f"{inside} -qw net.ipv4.conf.eth0.arp_notify=0")
+    host.sh(f"{inside} -qw net.ipv6.conf.eth0.accept_redirects=1")
     host.restart()
-    eventually("its inside is repaired", lambda: value("ipv4.conf.eth0.arp_notify") == "1")
+    eventually("its inside is repaired", lambda: value("ipv6.conf.eth0.accept_redirects") == "0")
     assert {key: value(key) for key in asked} == asked
     unknown = ("--network", "front", "--sysctl", "net.ipv4.conf.eth9.rp_filter=1")
     assert "'eth9', only eth0" in host.refused("run", *unknown, "--", "true")

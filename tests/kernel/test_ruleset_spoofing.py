@@ -188,12 +188,6 @@ HONEST: dict[str, Make] = {
         / IPv6(src="::", dst="ff02::1", hlim=255)
         / ICMPv6ND_NS(tgt=c.evil.ip6)
     ),
-    "listener report before there is an address": lambda c: (
-        Ether(src=c.evil.mac, dst=ALL_NODES)
-        / IPv6(src="::", dst="ff02::1", hlim=1)
-        / IPv6ExtHdrHopByHop(options=[RouterAlert(), PadN()])
-        / ICMPv6MLReport2()
-    ),
     "IPv6 behind destination options": lambda c: (
         Ether(src=c.evil.mac, dst=ALL_NODES)
         / IPv6(src=c.evil.ip6, dst="ff02::1")
@@ -326,6 +320,18 @@ DISHONEST: dict[str, Make] = {
         / IPv6(src=c.evil.ll, dst="ff02::1", hlim=1)
         / IPv6ExtHdrHopByHop(options=[RouterAlert(), PadN()])
         / ICMPv6MLQuery()
+    ),
+    "multicast listener report before there is an address": lambda c: (
+        Ether(src=c.evil.mac, dst=ALL_NODES)
+        / IPv6(src="::", dst="ff02::1", hlim=1)
+        / IPv6ExtHdrHopByHop(options=[RouterAlert(), PadN()])
+        / ICMPv6MLReport2()
+    ),
+    "multicast listener report": lambda c: (
+        Ether(src=c.evil.mac, dst=ALL_NODES)
+        / IPv6(src=c.evil.ll, dst="ff02::1", hlim=1)
+        / IPv6ExtHdrHopByHop(options=[RouterAlert(), PadN()])
+        / ICMPv6MLReport2()
     ),
     "multicast router advertisement": lambda c: (
         Ether(src=c.evil.mac, dst=ALL_NODES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -126,5 +127,36 @@ def test_options_change_in_place(tmp_path: Path) -> None:
                 await host.engine.update("id-a", "lan", {"bandwidth.ingress": "much"})
             await host.engine.update("id-a", "lan", {"bandwidth.ingress": ""})
             assert host.kernel.render() == before
+
+    asyncio.run(story())
+
+
+def test_only_an_address_that_was_anothers_is_announced(tmp_path: Path) -> None:
+    """Announcements reach every port of a bridge; nobody can remember who had an address that nobody had."""
+
+    async def story() -> None:
+        async with running(tmp_path) as host:
+            await host.engine.create_network(NetworkRequest(name="lan", ipv6=True))
+            told = ("arp_notify", "ndisc_notify")
+
+            def announcing() -> list[str]:
+                return sorted(
+                    line for line in host.kernel.render().splitlines() if any(w in line for w in told)
+                )
+
+            _, [first] = await host.engine.attach(await host.sandbox("a"), [Want(network="lan")])
+            assert (first.announced, announcing()) == (False, [])
+            await host.engine.detach("id-a")
+            await host.restart()
+            four, six = (each.ip for each in first.addresses)
+            assert isinstance(four, IPv4Address)
+            assert isinstance(six, IPv6Address)
+            for name, want in (("b", Want(network="lan", ip=four)), ("c", Want(network="lan", ip6=six))):
+                _, [second] = await host.engine.attach(await host.sandbox(name), [want])
+                assert second.announced
+                assert len(announcing()) == 2
+                await host.restart()
+                host.assert_as_wanted()
+                await host.engine.detach(f"id-{name}")
 
     asyncio.run(story())

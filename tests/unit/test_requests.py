@@ -205,6 +205,7 @@ def test_interfaces_are_numbered_around_the_names_that_were_asked_for() -> None:
             named=named,
             addresses=(ip_interface("10.89.0.2/24"),),
             mac="02:00:00:00:00:01",
+            announced=False,
         )
 
     assert (made(Want(network="front"), [], []).ifname, made(Want(network="front"), [], []).order) == (

@@ -58,7 +58,8 @@ def test_veth_create() -> None:
 
 
 def test_bridge_create() -> None:
-    info = [["IFLA_INFO_KIND", "bridge"], ["IFLA_INFO_DATA", {"attrs": [["IFLA_BR_STP_STATE", 0]]}]]
+    data = [["IFLA_BR_STP_STATE", 0], ["IFLA_BR_MCAST_SNOOPING", 0]]
+    info = [["IFLA_INFO_KIND", "bridge"], ["IFLA_INFO_DATA", {"attrs": data}]]
     expected = link(
         {"index": 0, "flags": 1, "change": 1},
         [
