@@ -58,12 +58,14 @@ class Cache:
         ttl = min(reply.ttl, NEGATIVE_MOST if reply.negative else TTL_MOST)
         if ttl <= 0 or len(reply.data) > ENTRY_MOST:
             return
-        if key in self._entries:
+        entries = self._entries
+        if key in entries:
             self._remove(key)
-        self._entries[key] = Entry(reply, now, now + ttl)
+        entries[key] = Entry(reply, now, now + ttl)
         self.bytes += len(reply.data) + _OVERHEAD
         while self.bytes > self._most:
-            self._remove(next(iter(self._entries)))
+            _, oldest = entries.popitem(last=False)
+            self.bytes -= len(oldest.reply.data) + _OVERHEAD
 
     def clear(self) -> None:
         self._entries.clear()

@@ -51,8 +51,6 @@ CLIENT_MOST = 128
 """Questions of one client that may wait at once, and while it is crowded:"""
 CLIENT_CROWDED = 16
 
-_MASK = wire.RECURSION_DESIRED | wire.CHECKING_DISABLED | wire.AUTHENTIC
-
 
 class Forwarder:
     """Answers from the cache, or by flights."""
@@ -73,9 +71,7 @@ class Forwarder:
         if not servers or self.loopcheck.is_ours(query.name):
             self.fail(query, client)
             return
-        key = (
-            servers, query.name, query.qtype, query.flags & _MASK, query.edns, query.dnssec_ok, query.options
-        )  # fmt: skip
+        key = (servers, query.asked)
         entry = self.cache.get(key, now)
         if entry is not None and now < entry.until:
             self.counters.cache_hits += 1
@@ -151,14 +147,14 @@ class Flight:
     """One question on its way, and the clients that wait for its answer."""
 
     __slots__ = (
-        "_attempts", "_clients", "_entry", "_forwarder", "_key", "_place", "_query", "_refusal", "_repeated",
-         "_servers", "_stale_timer", "_timer", "ended",
+        "_attempts", "_clients", "_entry", "_key", "_place", "_query", "_refusal", "_repeated",
+        "_servers", "_stale_timer", "_timer", "ended", "forwarder",
     )  # fmt: skip
 
     def __init__(
         self, forwarder: Forwarder, key: Key, query: Query, servers: list[Server], entry: Entry | None
     ) -> None:
-        self._forwarder = forwarder
+        self.forwarder = forwarder
         self._key = key
         self._query = query
         self._servers = servers
@@ -176,7 +172,7 @@ class Flight:
 
     def start(self, now: float) -> None:
         if self._entry is not None:
-            self._stale_timer = self._forwarder.loop.after(STALE_AFTER, self._give_stale)
+            self._stale_timer = self.forwarder.loop.after(STALE_AFTER, self._give_stale)
         self._ask(now)
 
     def join(self, query: Query, client: Client) -> None:
@@ -198,8 +194,8 @@ class Flight:
                 self._attempts.append(attempt)
                 self._wait(now)
                 return
-            self._forwarder.counters.upstream_failure(server.text)
-            self._forwarder.upstreams.failed(server, now)
+            self.forwarder.counters.upstream_failure(server.text)
+            self.forwarder.upstreams.failed(server, now)
         if not self._attempts and self.ended is None:
             self._give_up()
 
@@ -207,7 +203,7 @@ class Flight:
         """Arrange for what happens if no answer comes. One step at a time: most need none."""
         if self._timer is not None:
             self._timer.cancel()
-        after = self._forwarder.loop.after
+        after = self.forwarder.loop.after
         if (count := len(self._servers)) > self._place:
             self._timer = after(min(HEDGE, HEDGES / (count - 1)), self._next, now)
         elif not self._repeated:
@@ -222,21 +218,21 @@ class Flight:
 
     def reply(self, attempt: Attempt, reply: Reply, now: float) -> None:
         """A server answered. "No such name" is an answer; a failure makes the next server try."""
-        self._forwarder.upstreams.answered(attempt.server)
+        self.forwarder.upstreams.answered(attempt.server)
         if reply.rcode in (wire.NOERROR, wire.NXDOMAIN):
             if not reply.truncated:
-                self._forwarder.cache.put(self._key, reply, now)
+                self.forwarder.cache.put(self._key, reply, now)
                 for other in self._attempts:
                     if other is not attempt and now - other.started >= HEDGE:
-                        self._forwarder.upstreams.failed(other.server, now)
-            self._finish(partial(self._forwarder.give, reply))
+                        self.forwarder.upstreams.failed(other.server, now)
+            self._finish(partial(self.forwarder.give, reply))
             return
         self._refusal = reply
         self.failed(attempt)
 
     def failed(self, attempt: Attempt) -> None:
         """This attempt will not bring an answer."""
-        self._forwarder.counters.upstream_failure(attempt.server.text)
+        self.forwarder.counters.upstream_failure(attempt.server.text)
         attempt.close()
         self._attempts.remove(attempt)
         if self._place < len(self._servers) or not self._attempts:
@@ -245,24 +241,24 @@ class Flight:
     def _timeout(self) -> None:
         now = time.monotonic()
         for attempt in self._attempts:
-            self._forwarder.upstreams.failed(attempt.server, now)
-            self._forwarder.counters.upstream_failure(attempt.server.text)
+            self.forwarder.upstreams.failed(attempt.server, now)
+            self.forwarder.counters.upstream_failure(attempt.server.text)
         self._give_up()
 
     def _give_up(self) -> None:
         if self._entry is not None:
-            self._finish(partial(self._forwarder.stale, self._entry))
+            self._finish(partial(self.forwarder.stale, self._entry))
         elif self._refusal is not None:
-            self._finish(partial(self._forwarder.give, self._refusal))
+            self._finish(partial(self.forwarder.give, self._refusal))
         else:
-            self._finish(self._forwarder.fail)
+            self._finish(self.forwarder.fail)
 
     def _give_stale(self) -> None:
         assert self._entry is not None
         clients, self._clients = self._clients, []
         for query, client in clients:
-            self._forwarder.left(client)
-            self._forwarder.stale(self._entry, query, client)
+            self.forwarder.left(client)
+            self.forwarder.stale(self._entry, query, client)
 
     def _finish(self, answer: Callable[[Query, Client], None]) -> None:
         self.ended = answer
@@ -272,23 +268,11 @@ class Flight:
         for attempt in self._attempts:
             attempt.close()
         self._attempts.clear()
-        self._forwarder.landed(self._key)
+        self.forwarder.landed(self._key)
         clients, self._clients = self._clients, []
         for query, client in clients:
-            self._forwarder.left(client)
+            self.forwarder.left(client)
             answer(query, client)
-
-    @property
-    def ports(self) -> Ports:
-        return self._forwarder.ports
-
-    @property
-    def loop(self) -> Loop:
-        return self._forwarder.loop
-
-    @property
-    def counters(self) -> Counters:
-        return self._forwarder.counters
 
 
 def _random_identities() -> Iterator[int]:
@@ -320,7 +304,7 @@ class Attempt:
         self._identity = identity = next(_identities)
         self._message = message = wire.ask(self._query, identity)
         try:
-            self._port = port = self._flight.ports.lend(self.server, self)
+            self._port = port = self._flight.forwarder.ports.lend(self.server, self)
             port.send(message)
         except OSError:
             self.close()
@@ -330,10 +314,10 @@ class Attempt:
     def close(self) -> None:
         """Listen no longer; an answer that is still under way must not meet the next question."""
         if self._port is not None:
-            self._flight.ports.drop(self._port)
+            self._flight.forwarder.ports.drop(self._port)
             self._port = None
         if self._socket is not None:
-            self._flight.loop.forget(self._socket.fileno(), closing=True)
+            self._flight.forwarder.loop.forget(self._socket.fileno(), closing=True)
             self._socket.close()
             self._socket = None
 
@@ -341,14 +325,14 @@ class Attempt:
         """A datagram from where the server is."""
         reply = wire.read_reply(data, self._query, self._identity)
         if reply is None:
-            self._flight.counters.drop("wrong upstream answer")
+            self._flight.forwarder.counters.drop("wrong upstream answer")
             return False
         if reply.truncated:
             self._over_tcp()
             return True
         now = time.monotonic()
         if self._port is not None:
-            self._flight.ports.give_back(self._port)
+            self._flight.forwarder.ports.give_back(self._port)
             self._port = None
         self._good(reply, now)
         return True
@@ -358,7 +342,7 @@ class Attempt:
         self._flight.failed(self)
 
     def _good(self, reply: Reply, now: float) -> None:
-        self._flight.counters.upstream_answer(self.server.text, now - self.started)
+        self._flight.forwarder.counters.upstream_answer(self.server.text, now - self.started)
         self._flight.reply(self, reply, now)
 
     def _over_tcp(self) -> None:
@@ -373,7 +357,7 @@ class Attempt:
         if self._socket is None or code not in (0, errno.EINPROGRESS):
             self._flight.failed(self)
             return
-        self._flight.loop.watch(self._socket.fileno(), self._connected, WRITE, patient=True)
+        self._flight.forwarder.loop.watch(self._socket.fileno(), self._connected, WRITE, patient=True)
 
     def _connected(self) -> None:
         assert self._socket is not None
@@ -387,7 +371,7 @@ class Attempt:
         except OSError:
             self._flight.failed(self)
             return
-        self._flight.loop.watch(self._socket.fileno(), self._receive_tcp, patient=True)
+        self._flight.forwarder.loop.watch(self._socket.fileno(), self._receive_tcp, patient=True)
 
     def _receive_tcp(self) -> None:
         assert self._socket is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Loop:
         self.failures = 0
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[Callable[[], None], int, bool]] = {}  # callback, events, patient
-        self._queue: dict[int, None] = {}  # patient ones that are ready; a set that keeps its order
+        self._queue: OrderedDict[int, None] = OrderedDict()  # patient ones that are ready
         self._timers: dict[float, deque[Timer]] = {}
         self._running = False
 
@@ -123,8 +123,7 @@ class Loop:
     def _serve_patient(self) -> None:
         until = time.monotonic() + PATIENCE
         while self._queue:
-            descriptor = next(iter(self._queue))
-            del self._queue[descriptor]
+            descriptor, _ = self._queue.popitem(last=False)
             self._call(self._watched[descriptor][0])
             if time.monotonic() >= until:
                 return

@@ -45,7 +45,7 @@ def parse(text: str) -> Server:
     except OSError as error:
         raise ValueError(f"DNS server {text!r} is not an IP address") from error
     family, _, _, _, address = found[0]
-    return Server(text, family, cast(Any, address))
+    return Server(text, int(family), cast(Any, address))
 
 
 def nameservers(resolv_conf: str) -> tuple[str, ...]:

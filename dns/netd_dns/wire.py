@@ -24,6 +24,7 @@ RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP",
 QR, AUTHORITATIVE, TRUNCATED, RECURSION_DESIRED, RECURSION_AVAILABLE = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 AUTHENTIC, CHECKING_DISABLED = 0x0020, 0x0010
 OPCODE = 0x7800
+_PASSED = RECURSION_DESIRED | CHECKING_DISABLED | AUTHENTIC  # what a client's flags tell the upstream
 
 UDP_PLAIN = 512
 """The largest UDP answer for a client without EDNS (RFC 1035 2.3.4), in bytes."""
@@ -34,6 +35,7 @@ TCP_MOST = 65535
 HEADER = Struct("!HHHHHH")
 _FIXED = Struct("!HHIH")  # of a record, after its owner: type, class, TTL, length of the data
 _TWO = Struct("!HH")
+_ASKED = Struct("!HHB")
 SELF = b"\xc0\x0c"
 """A pointer to the name in the question, which always starts at octet 12."""
 ROOT = b"\x00"
@@ -76,9 +78,16 @@ class Query(NamedTuple):
         return self.data[12 : self.end]
 
     @property
+    def asked(self) -> bytes:
+        """All that an upstream's answer depends on: questions that agree in this are the same question."""
+        passed = _ASKED.pack(self.qtype, self.flags & _PASSED, (self.size > 0) << 1 | self.dnssec_ok)
+        return self.name + passed + self.options
+
+    @property
     def udp_limit(self) -> int:
         """How long an answer over UDP may be, in bytes."""
-        return min(max(self.size, UDP_PLAIN), UDP_MOST)
+        size = self.size
+        return UDP_MOST if size > UDP_MOST else size or UDP_PLAIN
 
 
 def encode_name(text: str) -> bytes:
@@ -241,10 +250,12 @@ def ask(query: Query, identity: int) -> bytes:
     OPT belongs to one hop, so it is made anew: our buffer size instead of the client's, cookies,
     keepalive and padding left out (RFC 7873 5.2, RFC 7828, RFC 7830), all other options kept.
     """
-    flags = query.flags & (RECURSION_DESIRED | CHECKING_DISABLED | AUTHENTIC)
-    head = HEADER.pack(identity, flags, 1, 0, 0, query.edns)
-    tail = opt(dnssec_ok=query.dnssec_ok, options=query.options) if query.edns else b""
-    return head + query.question + tail
+    flags = query.flags & _PASSED
+    question = query.data[12 : query.end]
+    if not query.edns:
+        return HEADER.pack(identity, flags, 1, 0, 0, 0) + question
+    tail = opt(dnssec_ok=query.dnssec_ok, options=query.options)
+    return HEADER.pack(identity, flags, 1, 0, 0, 1) + question + tail
 
 
 class Reply(NamedTuple):
@@ -299,44 +310,44 @@ def read_reply(data: bytes, query: Query, identity: int) -> Reply | None:
     The caller goes on waiting after None: a forged or broken packet must not end the wait for the
     real one (CVE-2023-29483). Id and question must match; case may differ, servers exist that fold it.
     """
-    if len(data) < query.end:
+    end = query.end
+    if len(data) < end:
         return None
     got, flags, questions, answers, authorities, additionals = HEADER.unpack_from(data)
     if got != identity or not flags & QR or flags & OPCODE or questions != 1:
         return None
-    if (
-        data[12 : query.end - 4].lower() != query.name
-        or data[query.end - 4 : query.end] != query.question[-4:]
+    if data[12:end] != query.data[12:end] and (
+        data[12 : end - 4].lower() != query.name or data[end - 4 : end] != query.data[end - 4 : end]
     ):
         return None
     rcode = flags & 15
     if flags & TRUNCATED:
         return Reply(data, rcode, True, False, 0, ())
-    walk = _walk(data, query.end, (answers, authorities, additionals))
+    walk = _walk(data, end, (answers, authorities, additionals))
     if walk is None or (walk.opt and not query.edns):
         return None
     negative = rcode == NXDOMAIN or (rcode == NOERROR and not answers)
     ttl = walk.negative_ttl if negative else walk.ttl
     if rcode not in (NOERROR, NXDOMAIN):
         ttl = 0
-    # "Recursion available" is a statement about us, whatever the server in between says of itself.
-    head = data[:2] + (flags | RECURSION_AVAILABLE).to_bytes(2, "big")
-    return Reply(head + data[4:], rcode, False, negative, ttl, tuple(walk.ttls))
+    if not flags & RECURSION_AVAILABLE:
+        # That is a statement about us, whatever the server in between says of itself.
+        data = data[:2] + (flags | RECURSION_AVAILABLE).to_bytes(2, "big") + data[4:]
+    return Reply(data, rcode, False, negative, ttl, walk.ttls)
 
 
-class _Walk:
-    __slots__ = ("negative_ttl", "opt", "ttl", "ttls")
-
-    def __init__(self) -> None:
-        self.ttls: list[int] = []
-        self.ttl = 0
-        self.negative_ttl = 0
-        self.opt = False
+class _Walk(NamedTuple):
+    ttls: tuple[int, ...]
+    ttl: int
+    negative_ttl: int
+    opt: bool
 
 
 def _walk(data: bytes, position: int, counts: tuple[int, int, int]) -> _Walk | None:
     """Step over every record, noting TTLs. None if one of them does not lie inside the message."""
-    found = _Walk()
+    ttls = []
+    negative_ttl = 0
+    opt = False
     total = len(data)
     least = 0xFFFFFFFF
     for section, count in enumerate(counts):
@@ -353,15 +364,15 @@ def _walk(data: bytes, position: int, counts: tuple[int, int, int]) -> _Walk | N
             if after > total:
                 return None
             if rtype == OPT:
-                found.opt = True
+                opt = True
             else:
-                found.ttls.append(position + 4)
+                ttls.append(position + 4)
                 if ttl >= 0x80000000:  # RFC 2181 8: treat as zero
                     ttl = 0
                 if section == 0:
-                    least = min(least, ttl)
+                    if ttl < least:
+                        least = ttl
                 elif section == 1 and rtype == SOA and length >= 22:
-                    found.negative_ttl = min(ttl, int.from_bytes(data[after - 4 : after], "big"))
+                    negative_ttl = min(ttl, int.from_bytes(data[after - 4 : after], "big"))
             position = after
-    found.ttl = least if counts[0] else 0
-    return found
+    return _Walk(tuple(ttls), least if counts[0] else 0, negative_ttl, opt)

@@ -275,19 +275,20 @@ class View:
         suffixes = self._suffixes
         if name in suffixes:
             return EMPTY
+        wildcards = []
         for segment in self.segments:
             if name in segment.empty:
                 return EMPTY
+            if segment.wildcards:
+                wildcards.append(segment.wildcards)
         if name == wire.ROOT:
             return FOREIGN
-        wildcards = [segment.wildcards for segment in self.segments if segment.wildcards]
         zone: bytes | None = None
         above = name[name[0] + 1 :]
         single = above == wire.ROOT
         while above != wire.ROOT:
             # The nearest wildcard wins, on whichever network it is.
-            hosts = [host for table in wildcards for host in table.get(above, ())]
-            if hosts:
+            if wildcards and (hosts := [host for table in wildcards for host in table.get(above, ())]):
                 return Match(Kind.HOST, tuple(hosts))
             if zone is None and above in suffixes:
                 zone = above

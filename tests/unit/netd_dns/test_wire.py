@@ -53,6 +53,30 @@ def test_keeps_options_of_the_whole_path_and_drops_those_of_one_hop() -> None:
     assert query.options == struct.pack("!HH", 8, 7) + (subnet.to_wire() or b"")
 
 
+def test_questions_are_the_same_if_an_upstream_must_answer_them_alike() -> None:
+    def asked(name: str = "example.com", rtype: str = "A", **options: Any) -> bytes:
+        return wire.read_query(question(name, rtype, **options)).asked
+
+    nowhere, somewhere = dns.edns.ECSOption("0.0.0.0", 0), dns.edns.ECSOption("192.0.2.0", 24)
+    cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")
+    alike = asked("eXample.com", flags=dns.flags.RD, id=1)
+    assert alike == asked()
+    different = [
+        asked("example.net"),
+        asked(rtype="AAAA"),
+        asked(flags=0),
+        asked(flags=dns.flags.RD | dns.flags.CD),
+        asked(flags=dns.flags.RD | dns.flags.AD),
+        asked(use_edns=0),
+        asked(use_edns=0, want_dnssec=True),
+        asked(use_edns=0, options=[nowhere]),
+        asked(use_edns=0, options=[somewhere]),
+    ]
+    assert len({alike, *different}) == len(different) + 1
+    plain = asked(use_edns=0)
+    assert plain == asked(use_edns=0, payload=4096, options=[cookie]), "one hop's options are no difference"
+
+
 @given(NAMES, st.integers(0, 65535), st.integers(0, 65535))
 def test_any_name_is_read_as_it_was_written(labels: list[bytes], qtype: int, identity: int) -> None:
     name = b"".join(bytes([len(label)]) + label for label in labels) + b"\x00"
