@@ -72,7 +72,7 @@ class Addresses:
         pools = self._pools[network.id]
         for family, wanted in _wanted(network, want):
             if wanted is None:
-                if ipam.next_within(pools, family, *_within(holdings)) is None:
+                if ipam.next_within(pools, family, *_within(holdings, want)) is None:
                     return family, None
                 continue
             ipam.take(pools, family, "", wanted)
@@ -97,8 +97,8 @@ class Addresses:
         given: list[IPInterface] = []
         for family, wanted in _wanted(network, want):
             if holdings:
-                wanted = self._own(network, family, wanted, holdings)
-            pools, interface = ipam.take(pools, family, holder, wanted)
+                wanted = self._own(network, family, wanted, want, holdings)
+            pools, interface = ipam.take(pools, family, holder, wanted, want.avoid)
             given.append(interface)
         mac = mac or ipam.check_mac(network, names.mac_of(f"{network.id}/{given[0].ip}"), macs)
         writes: list[Write] = [
@@ -110,13 +110,15 @@ class Addresses:
         macs[mac] = holder
         return tuple(given), mac, writes
 
-    def _own(self, network: Network, family: int, wanted: IPAddress | None, holdings: Holdings) -> IPAddress:
+    def _own(
+        self, network: Network, family: int, wanted: IPAddress | None, want: Want, holdings: Holdings
+    ) -> IPAddress:
         """`wanted`, or the next address of this host's own. Never one of another's."""
         if wanted is not None and not _may_give(holdings, wanted):
             raise Unavailable(
                 f"address {wanted} of network {network.name!r} is not this node's to give; try again"
             )
-        own = wanted or ipam.next_within(self._pools[network.id], family, *_within(holdings))
+        own = wanted or ipam.next_within(self._pools[network.id], family, *_within(holdings, want))
         if own is None:
             raise Unavailable(
                 f"this node has no IPv{family} address of network {network.name!r} left; try again"
@@ -160,8 +162,8 @@ def _wanted(network: Network, want: Want) -> Iterator[tuple[int, IPAddress | Non
             yield family, wanted
 
 
-def _within(holdings: Holdings) -> tuple[Sequence[IPNetwork], Collection[IPAddress]]:
-    return holdings.blocks, holdings.barred
+def _within(holdings: Holdings, want: Want) -> tuple[Sequence[IPNetwork], Collection[IPAddress]]:
+    return holdings.blocks, frozenset((*holdings.barred, *want.avoid)) if want.avoid else holdings.barred
 
 
 def _may_give(holdings: Holdings, address: IPAddress) -> bool:

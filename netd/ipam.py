@@ -75,9 +75,13 @@ class Pool:
 
 
 def take(
-    pools: Sequence[Pool], family: int, holder: str, wanted: IPAddress | None = None
+    pools: Sequence[Pool],
+    family: int,
+    holder: str,
+    wanted: IPAddress | None = None,
+    avoid: Collection[IPAddress] = (),
 ) -> tuple[tuple[Pool, ...], IPInterface]:
-    """Give `holder` an address of `family`: the one wanted, or the next.
+    """Give `holder` an address of `family`: the one wanted, or the next that is not to be avoided.
 
     Returns all the pools, one of them changed, and the address with its subnet's prefix length.
     Raises `Invalid` (an address that cannot be an endpoint's), `AlreadyExists` (held by another) or
@@ -88,15 +92,17 @@ def take(
         _check_wanted(pools[index], wanted)
         return _given(pools, index, wanted, holder)
     for index, pool in enumerate(pools):
-        if pool.subnet.family == family and (address := _next(pool)) is not None:
+        if pool.subnet.family == family and (address := _next(pool, avoid)) is not None:
             return _given(pools, index, address, holder)
     own = [pool for pool in pools if pool.subnet.family == family]
     if not own:
         raise Invalid(f"network {pools[0].network!r} has no IPv{family} subnet; make one that has")
+    kept = sum(each in pool.subnet.cidr and each not in pool.used for pool in own for each in avoid)
+    use = f"in use, or kept for others ({kept})" if kept else "in use"
     ranges = ", ".join(show_range(pool.subnet) or str(pool.subnet.cidr) for pool in own)
     raise Exhausted(
         f"network {own[0].network!r} has no free IPv{family} address left: all "
-        f"{sum(pool.capacity for pool in own)} of {ranges} are in use; remove a container, or use a network "
+        f"{sum(pool.capacity for pool in own)} of {ranges} are {use}; remove a container, or use a network "
         "with a larger subnet"
     )
 
@@ -164,19 +170,26 @@ def _given(
     return (*pools[:index], changed, *pools[index + 1 :]), interface
 
 
-def _next(pool: Pool) -> IPAddress | None:
-    """The address that was free the longest."""
+def _next(pool: Pool, avoid: Collection[IPAddress] = ()) -> IPAddress | None:
+    """The address that was free the longest, of those that are not to be avoided."""
+    return next((address for address in _free(pool) if address not in avoid), None)
+
+
+def _free(pool: Pool) -> Iterator[IPAddress]:
+    """The addresses that can be given, in the order of giving."""
     runs = spans(pool.subnet)
-    if pool.cursor <= runs[-1][1]:
-        return _address(pool.subnet, pool.cursor)
-    if len(pool.freed) >= HISTORY:  # only then may a freed address have been forgotten
-        for number in chain.from_iterable(range(first, last + 1) for first, last in runs):
-            if _is_fresh(pool, number):
-                return _address(pool.subnet, number)
+    lowest = pool.cursor
+    if lowest > runs[-1][1] and len(pool.freed) >= HISTORY:
+        lowest = runs[0][0]  # only then may a freed address have been forgotten
+    for first, last in runs:
+        yield from (
+            _address(pool.subnet, number)
+            for number in range(max(first, lowest), last + 1)
+            if _is_fresh(pool, number)
+        )
     for address in pool.freed:
         if _is_dynamic(pool.subnet, address) and not _is_withheld(pool, address):
-            return address
-    return None
+            yield address
 
 
 def _never_given(pool: Pool) -> int:

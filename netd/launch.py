@@ -56,6 +56,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     gw_priority: int = 0
     routes: tuple[str, ...] = ()
     options: Mapping[str, str] = {}
+    avoid: tuple[str, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +164,7 @@ def want(attachment: Attachment) -> Want:
         gateway_priority=attachment.gw_priority,
         routes=tuple(map(_route, attachment.routes)),
         options=dict(attachment.options),
+        avoid=frozenset(_address("avoid", text) for text in attachment.avoid),
     )
 
 

@@ -295,12 +295,14 @@ class Want:
     """What a sandbox asks of one network. Empty and None stand for "choose".
 
     `network` is a name, an id or a unique prefix of an id. `gateway_priority` None never takes the
-    default route. At most one address of each family can be asked for.
+    default route. At most one address of each family can be asked for; where none is, one of `avoid`,
+    which others are going to ask for, is not given.
     """
 
     network: str
     ip: IPv4Address | None = None
     ip6: IPv6Address | None = None
+    avoid: frozenset[IPAddress] = frozenset()
     mac: str = ""
     aliases: tuple[str, ...] = ()
     ifname: str = ""

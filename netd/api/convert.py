@@ -126,6 +126,7 @@ def attachment(message: pb.Attachment) -> Attachment:
         gw_priority=message.gw_priority,
         routes=tuple(message.routes),
         options=dict(message.options),
+        avoid=tuple(message.avoid),
     )
 
 

@@ -248,7 +248,7 @@ class PruneNetworksReply(_message.Message):
     def __init__(self, removed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Attachment(_message.Message):
-    __slots__ = ("network", "ip", "ip6", "mac", "aliases", "ifname", "gw_priority", "routes", "options")
+    __slots__ = ("network", "ip", "ip6", "mac", "aliases", "ifname", "gw_priority", "routes", "options", "avoid")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +265,7 @@ class Attachment(_message.Message):
     GW_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    AVOID_FIELD_NUMBER: _ClassVar[int]
     network: str
     ip: str
     ip6: str
@@ -274,7 +275,8 @@ class Attachment(_message.Message):
     gw_priority: int
     routes: _containers.RepeatedScalarFieldContainer[str]
     options: _containers.ScalarMap[str, str]
-    def __init__(self, network: _Optional[str] = ..., ip: _Optional[str] = ..., ip6: _Optional[str] = ..., mac: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., ifname: _Optional[str] = ..., gw_priority: _Optional[int] = ..., routes: _Optional[_Iterable[str]] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    avoid: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, network: _Optional[str] = ..., ip: _Optional[str] = ..., ip6: _Optional[str] = ..., mac: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., ifname: _Optional[str] = ..., gw_priority: _Optional[int] = ..., routes: _Optional[_Iterable[str]] = ..., options: _Optional[_Mapping[str, str]] = ..., avoid: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("id", "network", "network_id", "container", "container_id", "ifname", "mac", "addresses", "gateways", "aliases", "gw_priority", "default_route", "host_ifname", "labels", "options")

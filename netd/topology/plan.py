@@ -16,9 +16,10 @@ from typing import TypeVar
 from netd.api import netd_pb2 as pb
 from netd.errors import NotFound
 from netd.names import SHARED
+from netd.topology.attachments import is_special
 from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL, ProjectNetwork
 from netd.topology.project import Project
-from netd.topology.services import LEVEL_LABEL, Container, is_special
+from netd.topology.services import LEVEL_LABEL, Container
 from netd.topology.values import Port
 
 Item = TypeVar("Item", pb.Network, pb.Container)
@@ -120,7 +121,7 @@ def plan(project: Project, found: Existing) -> Plan:
             step = Start(container=container, replaces=present is not None)
             start.setdefault(container.service, []).append(step)
             if present is not None and present.state == "running":
-                changes.leave(present)
+                changes.leave(present, container)
         else:
             changes.compare(present, container)
     surplus = [each for name, each in found.containers.items() if name not in containers]
@@ -164,9 +165,15 @@ class _Changes:
     adjust: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     publish: list[tuple[str, str]] = field(default_factory=list)
 
-    def leave(self, present: pb.Container) -> None:
-        """Take a container that will be replaced out of the networks that are removed before that."""
-        self.disconnect += [(present.name, e.network) for e in present.endpoints if e.network in self.gone]
+    def leave(self, present: pb.Container, container: Container) -> None:
+        """Take a container that will be replaced out of the networks that are removed before that, and of
+        those in which it has what is another's by now."""
+        wanted = {each.network: each for each in container.request.networks}
+        for each in present.endpoints:
+            if each.network in self.gone or (
+                each.network in wanted and _trespasses(each, wanted[each.network])
+            ):
+                self.disconnect.append((present.name, each.network))
 
     def compare(self, present: pb.Container, container: Container) -> None:
         """Note what must be changed in a container that runs."""
@@ -188,10 +195,20 @@ class _Changes:
         self.unpublish += [(name, spec) for spec in surplus]
 
 
+def _trespasses(endpoint: pb.Endpoint, wanted: pb.Attachment) -> bool:
+    """Whether it got an address by chance that the file gives to somebody else by now."""
+    return not _addresses(endpoint).isdisjoint(wanted.avoid)
+
+
+def _addresses(endpoint: pb.Endpoint) -> set[str]:
+    return {address.partition("/")[0] for address in endpoint.addresses}
+
+
 def _fits(endpoint: pb.Endpoint, wanted: pb.Attachment) -> bool:
-    addresses = {address.partition("/")[0] for address in endpoint.addresses}
+    addresses = _addresses(endpoint)
     return (
-        wanted.ip in ("", *addresses)
+        not _trespasses(endpoint, wanted)
+        and wanted.ip in ("", *addresses)
         and wanted.ip6 in ("", *addresses)
         and wanted.mac in ("", endpoint.mac)
         and wanted.ifname in ("", endpoint.ifname)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from netd.errors import Invalid, NetdError, Unsupported
 from netd.model import LINK
 from netd.topology import values, yaml12
+from netd.topology.attachments import attachments_of, promised
 from netd.topology.compose import (
     Check,
     Extra,
@@ -33,11 +34,10 @@ from netd.topology.services import (
     LEVEL_LABEL,
     Container,
     ProjectService,
-    Surroundings,
-    attachments_of,
     host_of,
     service,
 )
+from netd.topology.surroundings import Surroundings
 
 STATE_DIR = "/var/lib/netd"
 """Where named volumes are kept, below `volumes/`. The client makes them, not the daemon."""
@@ -249,6 +249,7 @@ def _project(
         read=read,
         services=chosen,
         impairments={key: each.x_netd.netem for key, each in file.networks.items() if each and each.x_netd},
+        promised=promised(file.services),
     )
     services = {key: service(key, each, around) for key, each in chosen.items()}
     ordered = {key: services[key] for key in _ordered(services, file)}

@@ -7,9 +7,8 @@ out of it, because those can be changed while it runs (`netd.topology.plan`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 from pathlib import PurePosixPath
 
 import msgspec
@@ -17,19 +16,12 @@ import msgspec
 from netd import names
 from netd.api import netd_pb2 as pb
 from netd.errors import Invalid
-from netd.model import LINK, ROUTER
 from netd.topology import links, values
-from netd.topology.compose import (
-    AttachmentFile,
-    Dependency,
-    Forward,
-    Healthcheck,
-    Netem,
-    Service,
-    ServiceExtra,
-)
+from netd.topology.attachments import attachments, attachments_of, is_special
+from netd.topology.compose import Dependency, Forward, Healthcheck, Service, ServiceExtra
 from netd.topology.fleet import HOST_LABEL
-from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL, ProjectNetwork
+from netd.topology.networks import DIGEST_LABEL, PROJECT_LABEL
+from netd.topology.surroundings import Surroundings
 
 SERVICE_LABEL = "netd.topology.service"
 NUMBER_LABEL = "netd.topology.number"
@@ -82,34 +74,6 @@ class ProjectService:
     health: Health | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a service is read in: the project, its networks by key, and how to find what it names.
-
-    `services` are all of the file, `impairments` what a network says for all its attachments.
-    """
-
-    project: str
-    directory: PurePosixPath
-    networks: Mapping[str, ProjectNetwork]
-    volumes: Mapping[str, str]
-    images: Mapping[str, str]
-    variables: Mapping[str, str]
-    read: Callable[[PurePosixPath], str]
-    services: Mapping[str, Service]
-    impairments: Mapping[str, Netem | None]
-
-    def absolute(self, path: str) -> str:
-        """`path` as seen from the file's directory, without `..`."""
-        parts: list[str] = []
-        for part in (self.directory / path).parts[1:]:
-            if part == "..":
-                parts = parts[:-1]
-            elif part != ".":
-                parts.append(part)
-        return "/" + "/".join(parts)
-
-
 def service(key: str, file: Service, around: Surroundings) -> ProjectService:
     """The service `key`. Raises `Invalid` naming the path in the file and the value."""
     path = f"services.{key}"
@@ -118,7 +82,7 @@ def service(key: str, file: Service, around: Surroundings) -> ProjectService:
     if file.x_netd and file.x_netd.forward:
         links.passes(file.x_netd.forward, attachments_of(file), f"{path}.x-netd.forward")
     request = _request(file, around, path)
-    request.networks.extend(_mode(key, file, around, path) or _attachments(key, file, around, path))
+    request.networks.extend(_mode(key, file, around, path) or attachments(key, file, around, path))
     ports = values.ports(file.ports, f"{path}.ports")
     if ports and file.network_mode:
         raise Invalid(
@@ -309,109 +273,6 @@ def _mode(key: str, file: Service, around: Surroundings, path: str) -> list[pb.A
 def host_of(file: Service) -> str:
     """The host that a service is placed on; empty for this one."""
     return file.x_netd.host if file.x_netd else ""
-
-
-def is_special(network: str) -> bool:
-    """Whether an attachment is none: no network, the host's, or another container's."""
-    return network in names.NO_NETWORKS or network.startswith(names.SHARED)
-
-
-def _attachments(key: str, file: Service, around: Surroundings, path: str) -> list[pb.Attachment]:
-    wanted = attachments_of(file)
-    made = []
-    for name, entry in wanted.items():
-        where = f"{path}.networks.{name}"
-        if name not in around.networks:
-            raise values.unknown("network", name, around.networks, where)
-        made.append(
-            pb.Attachment(
-                network=around.networks[name].name,
-                ip=entry.ipv4_address,
-                ip6=entry.ipv6_address,
-                mac=entry.mac_address,
-                aliases=dict.fromkeys([key, *entry.aliases]),
-                ifname=entry.interface_name,
-                gw_priority=entry.gw_priority,
-                options=_link_options(file, name, entry, around, where),
-            )
-        )
-    _add_routes(made, list(wanted), file, around, path)
-    if file.mac_address and not any(each.mac for each in made):
-        made[0].mac = file.mac_address
-    return made
-
-
-def _link_options(
-    file: Service, name: str, entry: AttachmentFile, around: Surroundings, path: str
-) -> dict[str, str]:
-    own = entry.x_netd.netem if entry.x_netd else None
-    request = around.networks[name].request
-    found = links.options(own or around.impairments.get(name), f"{path}.x-netd.netem")
-    if request is not None and request.driver == LINK:
-        found.pop(links.FROM, None)  # the other end's TO
-    if routes_for_others(file):
-        found[ROUTER] = "yes"
-    return found
-
-
-def routes_for_others(file: Service) -> bool:
-    """Whether a service is a router: it says so, or turns forwarding on as Compose files do."""
-    if file.x_netd and file.x_netd.forward:
-        return True
-    return values.plain(file.sysctls, "sysctls").get("net.ipv4.ip_forward") == "1"
-
-
-def _add_routes(
-    made: list[pb.Attachment], keys: list[str], file: Service, around: Surroundings, path: str
-) -> None:
-    """Put every route where its gateway is."""
-    for n, text in enumerate(file.x_netd.routes if file.x_netd else ()):
-        where = f"{path}.x-netd.routes[{n}]"
-        destination, given, via = text.partition(" via ")
-        try:
-            family = ip_network(destination.strip()).version
-        except ValueError as error:
-            raise Invalid(f"{where}: {error}") from None
-        if not given:
-            raise Invalid(f"{where}: {text!r} must have the form NETWORK via SERVICE or NETWORK via ADDRESS")
-        key, gateway = _gateway(via.strip(), family, keys, around, where)
-        made[keys.index(key)].routes.append(f"{destination.strip()} via {gateway}")
-
-
-def _gateway(via: str, family: int, keys: list[str], around: Surroundings, where: str) -> tuple[str, str]:
-    """The network, by key, and the address that `via` stands for."""
-    if via not in around.services:
-        try:
-            address = ip_address(via)
-        except ValueError:
-            raise values.unknown("service", via, around.services, where) from None
-        for key in keys:
-            if any(address in ip_network(subnet) for subnet in around.networks[key].subnets):
-                return key, via
-        raise Invalid(f"{where}: {via} lies in no subnet that the file gives to this service's networks")
-    theirs = attachments_of(around.services[via])
-    for key in keys:
-        entry = theirs.get(key)
-        fixed = (entry.ipv4_address if family == 4 else entry.ipv6_address) if entry else ""
-        if fixed:
-            return key, fixed
-    raise Invalid(
-        f"{where}: {via!r} needs a fixed IPv{family} address in a network that both have: give it one"
-    )
-
-
-def attachments_of(file: Service) -> dict[str, AttachmentFile]:
-    """The networks of a service by key, in the order of connecting: higher `priority` first, then as written.
-
-    None named is the network "default". With `network_mode` there is none.
-    """
-    if file.network_mode:
-        return {}
-    named = file.networks if isinstance(file.networks, dict) else dict.fromkeys(file.networks)
-    entries = {name: entry or AttachmentFile() for name, entry in named.items()} or {
-        "default": AttachmentFile()
-    }
-    return dict(sorted(entries.items(), key=lambda pair: -pair[1].priority))
 
 
 def _dependencies(file: Service) -> dict[str, Dependency]:

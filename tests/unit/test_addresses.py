@@ -138,6 +138,18 @@ def test_out_of_this_hosts_own_blocks_and_no_other() -> None:
     assert addresses.capacity(TINY)[1][0] == 1, "nothing was promised"
 
 
+def test_what_others_will_ask_for_is_avoided_with_a_cluster_and_without() -> None:
+    kept = frozenset(map(ip_address, ("10.5.0.2", "10.5.0.4", "fd05::10")))
+    want = Want(network="tiny", avoid=kept)
+    assert [str(each.ip) for each in take(fresh(), "e1", want)[0].addresses] == ["10.5.0.3", "fd05::2"]
+    holdings = Holdings(blocks=(ip_network("10.5.0.4/31"), ip_network("fd05::10/127")))
+    addresses = fresh()
+    given, _, _ = addresses.take(TINY, want, "e1", "container 'e1'", holdings)
+    assert [str(each.ip) for each in given] == ["10.5.0.5", "fd05::11"]
+    assert addresses.lacking(TINY, want, holdings) == (4, None), "another block is needed"
+    assert addresses.lacking(TINY, Want(network="tiny"), holdings) is None
+
+
 def test_an_address_that_is_asked_for_must_be_this_hosts() -> None:
     addresses = fresh()
     wanted = IPv4Address("10.5.0.4")

@@ -140,6 +140,23 @@ def test_an_exhausted_network_says_how_large_it_is_and_what_to_do() -> None:
         take(pools, 4, "api")
 
 
+def test_what_is_to_be_avoided_is_given_to_nobody_who_did_not_ask_for_it() -> None:
+    kept = frozenset(map(ip_address, ("10.89.0.2", "10.89.0.4", "10.90.0.2")))
+    pools: tuple[Pool, ...] = (pool("10.89.0.0/29"),)
+    found = []
+    for _ in range(3):
+        pools, interface = take(pools, 4, "web", avoid=kept)
+        found.append(str(interface.ip))
+    assert found == ["10.89.0.3", "10.89.0.5", "10.89.0.6"]
+    with pytest.raises(Exhausted, match=r"all 5 of 10\.89\.0\.0/29 are in use, or kept for others \(2\)"):
+        take(pools, 4, "late", avoid=kept)
+    for wanted in ("10.89.0.2", "10.89.0.4"):
+        pools, interface = take(pools, 4, "db", ip_address(wanted), kept)
+        assert str(interface.ip) == wanted
+    pools = give_back(give_back(pools, ip_address("10.89.0.4")), ip_address("10.89.0.5"))
+    assert str(take(pools, 4, "late", avoid=kept)[1].ip) == "10.89.0.5", "freed later, but free to give"
+
+
 @pytest.mark.parametrize(
     ("wanted", "error", "message"),
     [

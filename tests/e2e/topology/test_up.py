@@ -65,6 +65,45 @@ def test_up_again_edited_and_down(host: Host) -> None:
     assert host.json("network", "ls") == []
 
 
+LAN = """\
+name: lan
+services:
+  early: {networks: [lan], scale: 1}
+  late:
+    depends_on: {early: {condition: service_started}}
+    networks: {lan: {ipv4_address: 10.77.0.2, ipv6_address: "fd77::2"}}
+networks: {lan: {ipam: {config: [{subnet: 10.77.0.0/24}, {subnet: "fd77::/64"}]}}}
+"""
+
+
+def lan_of(host: Host, name: str) -> set[str]:
+    (endpoint,) = host.inspect(name)["endpoints"]
+    return {address.partition("/")[0] for address in endpoint["addresses"]}
+
+
+def test_an_address_of_the_file_is_there_for_whom_it_was_given(host: Host) -> None:
+    """However late he starts, and though others get theirs before: at first, by scale, after an edit."""
+    path = written(host, LAN)
+    topology(host, "up", path)
+    assert lan_of(host, "lan-late-1") == {"10.77.0.2", "fd77::2"}
+    assert lan_of(host, "lan-early-1") == {"10.77.0.3", "fd77::3"}
+
+    text = LAN.replace("scale: 1", "scale: 4")
+    later = """\
+  later: {depends_on: [late], networks: {lan: {ipv4_address: 10.77.0.3, ipv6_address: "fd77::5"}}}
+networks"""
+    path = written(host, text.replace("networks: {lan: {ipam", later + ": {lan: {ipam"))
+    before = ids(host)
+    topology(host, "up", path)
+    assert lan_of(host, "lan-later-1") == {"10.77.0.3", "fd77::5"}
+    promised = {"10.77.0.2", "10.77.0.3", "fd77::2", "fd77::5"}
+    for n in range(1, 5):
+        assert lan_of(host, f"lan-early-{n}").isdisjoint(promised)
+    assert ids(host).items() >= before.items(), "who gave way was not made anew"
+    assert topology(host, "up", path, "--dry-run") == ""
+    topology(host, "down", path)
+
+
 def test_two_projects_of_one_file(host: Host) -> None:
     path = written(host, SHOP.replace('["8080:80"]', '["80"]'))
     for name in ("one", "two"):

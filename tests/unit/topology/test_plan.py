@@ -175,6 +175,34 @@ def test_a_replaced_container_leaves_a_network_that_is_remade() -> None:
     assert steps[-1] == "replace container shop-db-1"
 
 
+def test_who_has_by_chance_what_the_file_gives_to_another_now_gives_way() -> None:
+    before = "name: shop\nservices: {a: {}, b: {user: '%s'}, c: {networks: {default: {%s}}}}"
+    assert change(before % ("1", ""), before % ("1", "ipv4_address: 10.0.0.2")) == [
+        "disconnect container shop-a-1 from shop_default",
+        "disconnect container shop-b-1 from shop_default",
+        "connect container shop-a-1 to shop_default",
+        "connect container shop-b-1 to shop_default",
+    ], "c has it already"
+    assert change(before % ("1", ""), before % ("2", "ipv4_address: 10.0.0.3")) == [
+        "disconnect container shop-c-1 from shop_default",
+        "connect container shop-c-1 to shop_default",
+        "replace container shop-b-1",
+    ]
+    moved = change(before % ("1", ""), before % ("2", "ipv4_address: 10.0.0.2"))
+    assert "disconnect container shop-b-1 from shop_default" in moved, "though it is replaced later"
+    assert moved[-1] == "replace container shop-b-1"
+
+
+@pytest.mark.parametrize("written", ["ipv6_address: 'FD00:0::0009'", "mac_address: 02-00-00-00-00-0A"])
+def test_an_address_may_be_written_as_one_likes(written: str) -> None:
+    text = f"name: shop\nservices: {{a: {{networks: {{default: {{{written}}}}}}}}}"
+    whole = project(text)
+    [one] = containers_of(whole)
+    one.endpoints[0].mac = "02:00:00:00:00:0a"
+    one.endpoints[0].addresses[:] = ["10.0.0.2/24", "fd00::9/64"]
+    assert not plan(whole, existing("shop", networks_of(whole), [one]))
+
+
 def test_ports_chosen_by_the_daemon_and_from_ranges_fit() -> None:
     for port in ("80", "32000-33000:80"):
         text = SHOP.replace("8080:80", port)

@@ -71,22 +71,6 @@ stop_grace_period: 2s
     assert (found.labels["a"], found.labels["netd.topology.grace"]) == ("b", "2")
 
 
-def test_attachments_are_in_the_order_of_priority_then_as_written() -> None:
-    found = request(
-        """\
-mac_address: 02:00:00:00:00:09
-networks:
-  a: {aliases: [www, web], interface_name: lan0, gw_priority: 5}
-  b: {priority: 9, ipv4_address: 10.0.0.7, ipv6_address: fd00::7}
-""",
-        "networks: {a: , b: {name: bee}}",
-    )
-    assert list(found.networks) == [
-        pb.Attachment(network="bee", ip="10.0.0.7", ip6="fd00::7", aliases=["web"], mac="02:00:00:00:00:09"),
-        pb.Attachment(network="shop_a", aliases=["web", "www"], ifname="lan0", gw_priority=5),
-    ]
-
-
 def test_what_can_be_changed_in_a_running_container_does_not_change_its_digest() -> None:
     head = "networks: {a: , b: }"
     digests = {
