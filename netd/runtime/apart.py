@@ -1,10 +1,12 @@
 """Runs a program on a host apart: namespaces in which it is root of a network that holds nothing.
 
-    python -m netd.runtime.apart DIRECTORY PROGRAM ...
+    python -m netd.runtime.apart DIRECTORY OWNER PROGRAM ...
 
 What the program makes (links, rules, containers, mounts) exists there alone; files are the machine's.
 It is for daemons that a test run starts for itself, so what counts most is the end: it comes with the end
-of standard input, which whoever began this holds open, and so also when that is killed.
+of standard input, which whoever began this holds open, and so also when that is killed. Others may have
+inherited that, or whoever began this may linger for nothing; so the end comes also with that of either our
+parent or the process with the number OWNER, which may be the same.
 
     guardian            waits for that end, and then removes control groups and DIRECTORY
       └─ process 1      of the PID namespace: whatever runs in it ends with it; reaps orphans
@@ -36,10 +38,11 @@ UNUSABLE = 125
 """Exit status where the namespaces could not be made."""
 
 
-def main(directory: Path, program: Sequence[str]) -> int:
+def main(directory: Path, owner: int, program: Sequence[str]) -> int:
     """Be the guardian; returns the program's exit status, or 0 if it was still running at the end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    owners = [os.pidfd_open(os.getppid()), os.pidfd_open(owner)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notices:
         notices.bind(str(directory / "notify"))
         try:
@@ -51,24 +54,24 @@ def main(directory: Path, program: Sequence[str]) -> int:
         first = os.fork()
         if first == 0:
             _first_process(directory, program)
-        _guard(first, notices)
+        _guard(first, notices, owners)
         _, status = os.waitpid(first, 0)
     _clear(directory)
     code = os.waitstatus_to_exitcode(status)
     return 0 if code == -signal.SIGKILL else code
 
 
-def _guard(first: int, notices: socket.socket) -> None:
-    """Return when process 1 has ended, which it does at the latest with our standard input."""
+def _guard(first: int, notices: socket.socket, owners: Sequence[int]) -> None:
+    """Return when process 1 has ended, which it does at the latest with our standard input or an owner."""
     pidfd = os.pidfd_open(first)
     try:
         while True:
-            readable, _, _ = select.select([0, notices.fileno(), pidfd], (), ())
+            readable, _, _ = select.select([0, notices.fileno(), pidfd, *owners], (), ())
             if notices.fileno() in readable and b"READY=1" in notices.recv(4096).split(b"\n"):
                 os.write(1, b"ready\n")
             if pidfd in readable:
                 return
-            if 0 in readable and not os.read(0, 4096):
+            if {*owners} & {*readable} or (0 in readable and not os.read(0, 4096)):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 return
     finally:
@@ -138,4 +141,4 @@ def _reaped() -> Iterator[tuple[int, int]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

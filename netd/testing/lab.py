@@ -41,6 +41,9 @@ Destination = IPv4Address | IPv6Address
 AGAIN = 0.2
 """Seconds between two packets of somebody from whom one is waited for."""
 
+ANSWERED_WITHIN = 3.0
+"""Seconds for an answer. Whose question for the neighbour is lost asks twice more, a second apart."""
+
 RECORDER_BLOCKS = 8
 """Room of each point of a recorder that runs beside a whole test: 2 MB."""
 
@@ -140,7 +143,7 @@ class Node:
                 point.ear.sendto(data, where)
         return packet
 
-    def sr1(self, packet: Packet, *, timeout: float = 1.0, iface: str = "") -> Packet | None:
+    def sr1(self, packet: Packet, *, timeout: float = ANSWERED_WITHIN, iface: str = "") -> Packet | None:
         """Send a packet, and the first answer that comes back within `timeout` seconds, else None.
 
         The answer begins with the layer that the question began with.

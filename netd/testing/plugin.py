@@ -14,6 +14,7 @@ import secrets
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,9 @@ import pytest
 if TYPE_CHECKING:
     from netd.api.client import Client
     from netd.testing.lab import Lab
+    from netd.testing.private import PrivateDaemon
+    from netd.testing.reaper import Reaper
+    from netd.topology.project import Project
 
 REUSE = ("function", "module")
 
@@ -57,35 +61,63 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the labs of a session stand on: a daemon, `private` unless it was named, and who ends them."""
+
+    client: Client
+    private: PrivateDaemon | None
+    reaper: Reaper
+
+    def watch(self, project: Project) -> None:
+        """Have a lab taken down, if it would outlive a session that is killed."""
+        if self.private is None or project.hosts:
+            socket = "" if project.hosts else self.client.path
+            self.reaper.watch(project.name, socket, [*project.volumes.values()])
+
+    def forget(self, project: Project) -> None:
+        """It has been taken down."""
+        self.reaper.forget(project.name)
+
+
 @pytest.fixture(scope="session")
-def netd_client(request: pytest.FixtureRequest) -> Iterator[Client]:
-    """The API of the daemon that was named, else of one that lives as long as the session."""
+def netd_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """The daemon that was named, else one that lives as long as the session."""
     from netd.api.client import connect
     from netd.errors import NetdError
     from netd.testing.private import PrivateDaemon
+    from netd.testing.reaper import Reaper
 
     with ExitStack() as stack:
+        reaper = stack.enter_context(Reaper())
         try:
             named = request.config.getoption("--netd-socket") or os.environ.get("NETD_SOCKET")
-            client = connect(named or str(stack.enter_context(PrivateDaemon()).socket))
+            private = None if named else stack.enter_context(PrivateDaemon())
+            client = connect(str(private.socket if private else named))
         except NetdError as error:
             pytest.fail(f"{error} (--netd-socket or NETD_SOCKET name another daemon)", pytrace=False)
         stack.callback(client.close)
-        yield client
+        yield Ground(client, private, reaper)
+
+
+@pytest.fixture(scope="session")
+def netd_client(netd_ground: Ground) -> Client:
+    """The API of that daemon."""
+    return netd_ground.client
 
 
 @pytest.fixture(scope="module")
-def netd_module_labs() -> Iterator[dict[Any, Lab]]:
+def netd_module_labs(netd_ground: Ground) -> Iterator[dict[Any, Lab]]:
     """Labs that stay up for the tests of a module."""
     labs: dict[Any, Lab] = {}
     yield labs
     for lab in labs.values():
-        _down(lab)
+        _down(netd_ground, lab)
 
 
 @pytest.fixture
 def lab(
-    request: pytest.FixtureRequest, netd_client: Client, netd_module_labs: dict[Any, Lab]
+    request: pytest.FixtureRequest, netd_ground: Ground, netd_module_labs: dict[Any, Lab]
 ) -> Iterator[Lab]:
     """The topology that `@pytest.mark.topology` names, up and healthy; gone after the test."""
     marker = request.node.get_closest_marker("topology")
@@ -93,15 +125,15 @@ def lab(
         pytest.fail("the fixture `lab` needs @pytest.mark.topology('FILE') or its text", pytrace=False)
     source, reuse, images = _arguments(request, *marker.args, **marker.kwargs)
     if reuse == "function":
-        lab = _up(netd_client, source, images)
+        lab = _up(netd_ground, source, images)
         try:
             yield _for_test(lab, request)
         finally:
-            _down(lab)
+            _down(netd_ground, lab)
         return
     known = (source, tuple(sorted(images.items())))
     if known not in netd_module_labs:
-        netd_module_labs[known] = _up(netd_client, source, images)
+        netd_module_labs[known] = _up(netd_ground, source, images)
     lab = netd_module_labs[known]
     yield _for_test(lab, request)
     lab.close()
@@ -157,27 +189,33 @@ def _arguments(
     return source, reuse, {"*": "host", **(images or {})}
 
 
-def _up(client: Client, source: str, images: dict[str, str]) -> Lab:
+def _up(ground: Ground, source: str, images: dict[str, str]) -> Lab:
     from netd.errors import NetdError
     from netd.testing.lab import Lab
     from netd.topology import hosts, load, up
     from netd.topology.daemon import Daemon
+    from netd.topology.project import STATE_DIR
 
     worker = os.environ.get("PYTEST_XDIST_WORKER", "t")
+    # What the private daemon's guardian removes holds the volumes, too.
+    state_dir = str(ground.private.directory / "state") if ground.private else STATE_DIR
     try:
-        project = load(source, project=f"{worker}-{secrets.token_hex(4)}", images=images)
-        daemon: Daemon = hosts.start(project) if project.hosts else client
+        name = f"{worker}-{secrets.token_hex(4)}"
+        project = load(source, project=name, images=images, state_dir=state_dir)
+        ground.watch(project)
+        daemon: Daemon = hosts.start(project) if project.hosts else ground.client
         try:
             up(daemon, project)
         except BaseException:
             hosts.down(project)
+            ground.forget(project)
             raise
     except NetdError as error:
         pytest.fail(f"topology: {error}", pytrace=False)
     return Lab(daemon, project)
 
 
-def _down(lab: Lab) -> None:
+def _down(ground: Ground, lab: Lab) -> None:
     from netd.topology import down, hosts
 
     lab.close()
@@ -185,3 +223,4 @@ def _down(lab: Lab) -> None:
         hosts.down(lab.project, volumes=True)
     else:
         down(lab.client, lab.project, volumes=True)
+    ground.forget(lab.project)

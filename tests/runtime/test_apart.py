@@ -41,8 +41,8 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-def command(directory: Path, *program: str) -> list[str | Path]:
-    return [sys.executable, "-m", "netd.runtime.apart", directory, *program]
+def command(directory: Path, *program: str, owner: int | None = None) -> list[str | Path]:
+    return [sys.executable, "-m", "netd.runtime.apart", directory, str(owner or os.getpid()), *program]
 
 
 def alive(mark: str) -> list[str]:
@@ -103,6 +103,25 @@ def test_everything_ends_with_an_owner_that_is_killed(directory: Path) -> None:
         owner.kill()
     eventually("the guardian has put everything away", lambda: not directory.exists())
     eventually("all have ended", lambda: not alive(str(directory)))
+
+
+def test_everything_ends_with_the_owner_though_standard_input_stays_open(directory: Path) -> None:
+    with (
+        subprocess.Popen(["sleep", "1000"]) as owner,
+        subprocess.Popen(
+            command(directory, sys.executable, "-c", STAY, owner=owner.pid),
+            cwd=ROOT,
+            stdin=-1,
+            stdout=-1,
+            text=True,
+        ) as guardian,
+    ):
+        assert guardian.stdout
+        assert guardian.stdout.readline() == "ready\n"
+        owner.kill()
+        assert guardian.wait(30) == 0
+    assert alive(str(directory)) == []
+    assert not directory.exists()
 
 
 def test_without_a_guardian_nobody_stays(directory: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,14 +28,45 @@ def test_where(lab):
         assert lab["web"].sr1(question, timeout=0.3) is None
     assert lab["web"].sr1(question) is not None
 """
-HANG = """
-def test_that_hangs(lab):
-    print("daemon", lab.client.path, flush=True)
-    lab["web"].exec("sleep", "1000", timeout=1000)
+HANG = '''
+import json
+import os
+import time
+from pathlib import Path
+
+HOSTS = """
+services:
+  web: {networks: [wide], volumes: ["data:/data"], x-netd: {host: a}}
+  db: {networks: [wide], x-netd: {host: b}}
+networks: {wide: {driver: overlay}}
+volumes: {data: }
+x-netd: {hosts: {a: , b: }}
 """
 
 
-def run(directory: Path, text: str, *arguments: str) -> subprocess.Popen[str]:
+def hang(lab, daemon):
+    heir = os.fork()  # a child that has inherited whatever the run has open, and stays
+    if not heir:
+        time.sleep(1000)
+    about = {"daemon": daemon.path, "heir": heir, "volumes": [*lab.project.volumes.values()]}
+    path = Path(os.environ["TOLD"], "new")
+    path.write_text(json.dumps(about))
+    path.rename(path.with_name(lab.project.name))
+    lab["web"].exec("sleep", "1000", timeout=1000)
+
+
+@pytest.mark.topology(HOSTS)
+def test_on_hosts(lab, netd_client):
+    hang(lab, netd_client)
+
+
+@pytest.mark.topology("services: {web: {volumes: ['data:/data']}}\\nvolumes: {data: }")
+def test_plain(lab, netd_client):
+    hang(lab, netd_client)
+'''
+
+
+def run(directory: Path, text: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     (directory / "test_it.py").write_text(text)
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("NETD_", "PYTEST_"))
@@ -39,7 +74,7 @@ def run(directory: Path, text: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *arguments],
         cwd=directory,
-        env=environment,
+        env=environment | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -49,7 +84,46 @@ def run(directory: Path, text: str, *arguments: str) -> subprocess.Popen[str]:
 
 def groups() -> set[str]:
     """The daemons, of whatever run dir, that have control groups."""
-    return {path.name for root in Path("/sys/fs/cgroup").glob("**/netd") for path in root.iterdir()}
+    # os.walk passes over what is removed meanwhile, by others.
+    return {name for path, names, _ in os.walk("/sys/fs/cgroup") if path.endswith("/netd") for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Where to look for what a lab and its daemon would leave, known while they are up."""
+
+    heir: int
+    paths: list[Path]
+    tokens: set[str]
+    spaces: set[str]
+
+    @classmethod
+    def of(cls, told: Path) -> Lab:
+        about = json.loads(told.read_text())
+        daemon = Path(about["daemon"]).parents[1]
+        homes = [Path(home, told.name) for home in ("/run/netd-topology", "/var/lib/netd-topology")]
+        paths = [daemon, *(home for home in homes if home.exists()), *map(Path, about["volumes"])]
+        files = [file for path in paths for file in path.glob("**/containers/.group")]
+        marks = [str(path).encode() for path in paths]
+        own = str(Path("/proc/self/ns/pid").readlink())
+        spaces = {space for space, words in processes() if any(mark in words for mark in marks)} - {own}
+        assert spaces
+        return cls(about["heir"], paths, {file.read_text() for file in files}, spaces)
+
+    def standing(self) -> list[str]:
+        here = groups()
+        return [
+            *(str(path) for path in self.paths if path.exists()),
+            *(token for token in self.tokens if token in here),
+            *(space for space, _ in processes() if space in self.spaces),
+        ]
+
+
+def processes() -> Iterator[tuple[str, bytes]]:
+    """The PID namespace and the command line of each."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            yield str((path / "ns/pid").readlink()), (path / "cmdline").read_bytes()
 
 
 def links() -> str:
@@ -69,16 +143,28 @@ def test_each_worker_has_one_which_ends_with_it(tmp_path: Path) -> None:
     assert links() == before
 
 
-def test_it_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
-    known = groups()
-    with run(tmp_path, HEAD + HANG, "-s") as running:
-        assert running.stdout is not None
-        path = next(Path(line.split()[1]) for line in running.stdout if line.startswith("daemon "))
-        token = (path.parent / "containers" / ".group").read_text()
-        eventually("its containers run", lambda: token in groups() - known)
-        running.send_signal(signal.SIGKILL)
-    eventually("it is gone", lambda: not path.parents[1].exists())
-    assert token not in groups()
+@pytest.mark.parametrize(
+    ("arguments", "labs"), [(["-k", "plain"], 1), (["-k", "hosts"], 1), (["-n", "2", "--dist", "load"], 2)]
+)
+def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path, arguments: list[str], labs: int) -> None:
+    before, told = links(), tmp_path / "told"
+    told.mkdir()
+    found: list[Lab] = []
+    with run(tmp_path, HEAD + HANG, *arguments, TOLD=str(told)) as running:
+        try:
+            eventually("labs are up", lambda: len([*told.glob("*-*")]) == labs or running.poll() is not None)
+            found = [Lab.of(path) for path in told.glob("*-*")]
+            assert len(found) == labs
+            for each in found:
+                assert len(each.standing()) >= 4, "directories, control groups, a volume, processes"
+        finally:
+            running.send_signal(signal.SIGKILL)
+    try:
+        eventually("all is gone", lambda: not any(each.standing() for each in found))
+    finally:
+        for each in found:
+            os.kill(each.heir, signal.SIGKILL)
+    assert links() == before
 
 
 def test_a_daemon_that_cannot_start_says_why() -> None:
