@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from netd.errors import Denied, Unavailable
-from netd.testing.private import PrivateDaemon
+from netd.testing.private import ENDS_WITHIN, PrivateDaemon
 from tests.e2e.host import eventually
 from tests.e2e.testing.runs import HEAD
+
+STARTS_WITHIN = 60.0
+"""Seconds for two runs, two daemons, two hosts and what is on them."""
 
 LOOK = """
 def test_where(lab):
@@ -152,7 +155,11 @@ def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path, arguments: list[s
     found: list[Lab] = []
     with run(tmp_path, HEAD + HANG, *arguments, TOLD=str(told)) as running:
         try:
-            eventually("labs are up", lambda: len([*told.glob("*-*")]) == labs or running.poll() is not None)
+            eventually(
+                "labs are up",
+                lambda: len([*told.glob("*-*")]) == labs or running.poll() is not None,
+                STARTS_WITHIN,
+            )
             found = [Lab.of(path) for path in told.glob("*-*")]
             assert len(found) == labs
             for each in found:
@@ -160,7 +167,7 @@ def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path, arguments: list[s
         finally:
             running.send_signal(signal.SIGKILL)
     try:
-        eventually("all is gone", lambda: not any(each.standing() for each in found))
+        eventually("all is gone", lambda: not any(each.standing() for each in found), ENDS_WITHIN)
     finally:
         for each in found:
             os.kill(each.heir, signal.SIGKILL)
