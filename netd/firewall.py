@@ -20,12 +20,14 @@ from netd.drivers import connlimit
 from netd.errors import Invalid
 from netd.model import LINK, PTP, ROUTER, Endpoint, GatewayMode, IPAddress, Network, PortMapping
 from netd.objects import Atom, Element
-from netd.ruleset import LATCH, VERSION
+from netd.ruleset import LATCH, MENDED, MENDING, VERSION
 from netd.ruleset import TEXT as RULESET
 
 __all__ = [
     "COUNT",
     "LATCH",
+    "MENDED",
+    "MENDING",
     "PUBLISHING",
     "RULESET",
     "SETS",

@@ -96,6 +96,7 @@ class Reconciler:
         self._tasks: list[asyncio.Task[None]] = []
         self._failures = 0
         self._begun = False
+        self._forget_again = False
         self._took = 0.0
         """Seconds that the last look took."""
 
@@ -152,6 +153,7 @@ class Reconciler:
         try:
             if await self._kernel.restore_rules():
                 await self._forget_flows()
+                self._forget_again = True
                 log.warning("the host: somebody changed netd's nft rule set; it was loaded again")
                 self._events.emit("repair", "add", "", "nft rule set", where="the host")
         except NetdError as error:
@@ -159,8 +161,16 @@ class Reconciler:
 
     async def _forget_flows(self) -> None:
         """Whatever began while somebody was not protected is no longer established, but new."""
-        endpoints = self._subject.view.endpoints.values()
-        await self._kernel.forget_untranslated({a.ip for each in endpoints for a in each.addresses})
+        view = self._subject.view
+        theirs = {a.ip for each in view.endpoints.values() for a in each.addresses}
+        gateways = {g for each in view.networks.values() for family in (4, 6) for g in each.gateways(family)}
+        await self._kernel.forget_untranslated(theirs | gateways)
+
+    async def _forget_late_answers(self) -> None:
+        """A program of the host that was asked in between, and took its time, has begun a flow of its own."""
+        if self._forget_again:
+            await self._forget_flows()
+            self._forget_again = False
 
     async def _loop(self) -> None:
         while True:
@@ -171,6 +181,7 @@ class Reconciler:
             began = asyncio.get_running_loop().time()
             try:
                 await self._round()
+                await self._forget_late_answers()
             except NetdError as error:
                 self._failures += 1
                 log.error("could not compare the host with what it should be: %s", error)

@@ -63,6 +63,7 @@ LATCH = 0x1000_0000
 SETS = """
 table inet netd {
     set version { type ifname; }
+    set mending { type nf_proto; timeout 1s; }     # both, while what conntrack knows is not to be trusted
 
     # Networks, by bridge.
     set bridges { type ifname; }
@@ -231,9 +232,22 @@ table inet netd {
         udp dport @wireguard goto vxlan
         iif "lo" accept
         ip6 daddr fdb4:8a1c:e95d::/64 drop
-        ct state established,related accept
+        ct state established,related goto known
         iifname @bridges jump from_container
         # The host answers for any of its addresses on any interface; these are for nobody else.
+        ip daddr @gateways4 drop
+        ip6 daddr @gateways6 drop
+    }
+
+    # While there were no rules, conntrack saw flows begin that none would have let in; until they are
+    # forgotten (`netd.reconcile`), nobody is known.
+    chain known {
+        meta nfproto @mending jump doubtful
+        accept
+    }
+
+    chain doubtful {
+        iifname @bridges drop
         ip daddr @gateways4 drop
         ip6 daddr @gateways6 drop
     }
@@ -354,8 +368,14 @@ table inet netd {
         # address translation drops that (nf_nat_icmp_reply_translation), for IPv6 nothing does.
         icmpv6 type nd-redirect oifname @bridges drop
         # What was just translated still seems to leave by lo.
-        oifname @bridges meta mark set meta mark or LATCH
+        oifname @bridges jump to_bridge
         oif "lo" ct status dnat meta mark set meta mark or LATCH
+    }
+
+    # A question that came while there were no rules is not answered once they are back.
+    chain to_bridge {
+        ct direction reply meta nfproto @mending return
+        meta mark set meta mark or LATCH
     }
 
     chain stays {
@@ -468,3 +488,8 @@ add element bridge netd version {{ "{VERSION}" }}
 add element arp netd version {{ "{VERSION}" }}
 """
 """All tables, for one libnftables command; repeatable, keeps all elements but the version's."""
+
+MENDING = "add element inet netd mending { ipv4, ipv6 }"
+"""Behind `TEXT`, where the rules were missing: whoever speaks with the host is a stranger, until `MENDED` or
+for a second, should nobody live to say so."""
+MENDED = "flush set inet netd mending"

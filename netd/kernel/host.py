@@ -288,6 +288,7 @@ class HostKernel:
 
     async def forget_untranslated(self, addresses: Collection[IPAddress]) -> None:
         await asyncio.to_thread(conntrack.untranslated, addresses, self._wrote)
+        await self._nft.trust()
 
     def watch(self) -> AsyncIterator[Drift]:
         return self._monitor.watch()

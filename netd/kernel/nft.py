@@ -19,6 +19,8 @@ Between a flush and its repair nothing is isolated, so this one repair does not 
 of the whole host. Every element that was written or seen is remembered here, and `restore` puts rules
 and elements back within milliseconds: in a first transaction the rules and the elements that say which
 networks there are, which is little and closes everything, then the endpoints (ADR 18).
+What began meanwhile is established to conntrack; the rules believe nothing of that until it is
+forgotten (`trust`).
 
 libnftables before 1.0.8 has no `destroy`, and `delete` fails on a missing element. So a request is
 first tried as it stands, and only when it failed is each element that it deletes looked up.
@@ -87,6 +89,7 @@ class Nft:
         self._known: dict[Hashable, Element] = {}  # the writer's thread only
         self._damaged = False
         self._mended = False
+        self._doubtful = False  # whether what conntrack knows began under no rules
         self._seen_intact: int | None = None  # the generation at which the rules were as they should be
         self._waiting: list[Request] = []
         self._wake = asyncio.Event()
@@ -177,6 +180,11 @@ class Nft:
         self._check_running()
         return await self._writer.run(self._restored)
 
+    async def trust(self) -> None:
+        """What conntrack knows has been looked through: from now on the rules believe it again."""
+        self._check_running()
+        await self._writer.run(self._trust)
+
     def _check_running(self) -> None:
         if self._task is None or self._closing:
             raise Unavailable("netd's nftables writer is not running; the daemon is starting or ending")
@@ -242,6 +250,10 @@ class Nft:
         mended, self._mended = self._mended, False
         return mended
 
+    def _trust(self) -> None:
+        if self._doubtful and self._send([firewall.MENDED]) is None:
+            self._doubtful = False
+
     def _restore(self) -> None:
         if self._still_intact(self._writer):
             return
@@ -274,14 +286,15 @@ class Nft:
         repairing = self._damaged
         self._wrote(len(text) + repairing)
         before = self._writer.generation()
-        code, _, problem = self._writer.text("\n".join([firewall.RULESET, *text] if repairing else text))
+        whole = [firewall.RULESET, firewall.MENDING, *text] if repairing else text
+        code, _, problem = self._writer.text("\n".join(whole))
         after = self._writer.generation()
         if before is not None and before == self._seen_intact and after in (before, before + 1):
             self._seen_intact = after  # nobody else's was in between
         if code:
             return KernelError(errno_of(problem), "nft transaction", one_line(problem))
         if repairing:
-            self._damaged, self._mended = False, True
+            self._damaged, self._mended, self._doubtful = False, True, True
             log.warning("somebody changed the nft rule set of netd; it was loaded again")
         return None
 

@@ -4,7 +4,8 @@
                                        crowdFIRST on, in a network that there is, without a port
     crowd.py down COUNT [NETWORK FIRST]    take them away again
     crowd.py churn CYCLES AT_ONCE SEED attach and detach over and over, AT_ONCE at a time, in namespaces
-                                       of their own; a tenth of them detach twice, or attach in vain first
+                                       of their own and a network beside that of `up`, whose bridge may be
+                                       full; a tenth of them detach twice, or attach in vain first
     crowd.py generation                how often the nft rules of this namespace have been changed
 
 Each prints JSON: the seconds that each attachment took, in the order in which they ended. Standard
@@ -99,6 +100,7 @@ def check_refused(name: str) -> None:
 
 
 def churn(cycles: str, at_once: str, seed: str) -> list[float]:
+    CONFIG.update(name="churn", subnets=["10.61.0.0/16", "fd00:61::/64"])
     chance, taken, left = random.Random(int(seed)), [], iter(range(int(cycles)))
     names = [f"churn{number}" for number in range(int(at_once))]
     namespaces("add", names)

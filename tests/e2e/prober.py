@@ -2,7 +2,8 @@
 
     prober.py ask SECONDS TARGET ...     ask all at once, print JSON {target: answered}
     prober.py push PERIOD TARGET ...     knock at each target every PERIOD seconds until standard input
-                                         ends; print JSON {target: [knocks, answers]}
+                                         ends; print JSON {target: [knocks, answers, silence]}, the last
+                                         being how many knocks there were since the last answer
 
 A target is "tcp,ADDRESS,PORT", "udp,ADDRESS,PORT" or "icmp,ADDRESS,0". Standard library only. A TCP
 knock is a connection that is made and dropped; what counts as its answer is that it came about.
@@ -32,7 +33,7 @@ class Door:
         kind, self.address, port = target.split(",")
         self.kind, self.port = kind, int(port)
         self.family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
-        self.knocks = self.answers = self._skipped = 0
+        self.knocks = self.answers = self.silence = self._skipped = 0
         self._events = events
         self._socket: socket.socket | None = None
         self._id = int.from_bytes(os.urandom(2), "big")
@@ -45,6 +46,7 @@ class Door:
             self._skipped = 0
             self._close()
         self.knocks += 1
+        self.silence += 1
         try:
             if self._socket is None:
                 self._open()
@@ -82,6 +84,12 @@ class Door:
         return struct.pack(">4H", kind << 8, 0 if kind == 128 else ~total & 0xFFFF, self._id, 1)
 
     def hear(self) -> None:
+        before = self.answers
+        self._hear()
+        if self.answers > before:
+            self.silence = 0
+
+    def _hear(self) -> None:
         assert self._socket is not None
         try:
             if self.kind == "tcp":
@@ -145,7 +153,8 @@ def push(period: str, *targets: str) -> None:
             door.knock()
         hear(events, began + float(period))
     hear(events, time.monotonic() + LAST_ANSWERS)
-    print(json.dumps({target: [door.knocks, door.answers] for target, door in doors.items()}), flush=True)
+    counts = {target: [door.knocks, door.answers, door.silence] for target, door in doors.items()}
+    print(json.dumps(counts), flush=True)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def stop(pushing: dict[str, subprocess.Popen[str]]) -> tuple[int, dict[str, int]
     """(knocks at all doors, answers by door)."""
     knocks, answers = 0, {}
     for who, process in pushing.items():
-        for door, (tried, answered) in json.loads(process.communicate(timeout=30)[0]).items():
+        for door, (tried, answered, _) in json.loads(process.communicate(timeout=30)[0]).items():
             knocks += tried
             if answered:
                 answers[f"{who} -> {door}"] = answered

@@ -290,8 +290,9 @@ def test_lost_rules_are_restored_without_waiting_and_what_began_meanwhile_is_for
                 await until(lambda: any(each.startswith("repair add") for each in host.events()))
             host.kernel.drift(Drift("rules"))
             await until(lambda: not lost)
-            [end] = host.engine.view.endpoints.values()
-            assert forgotten == [{address.ip for address in end.addresses}]
+            [end], [network] = host.engine.view.endpoints.values(), host.engine.view.networks.values()
+            gateways = {subnet.gateway for subnet in network.subnets}
+            assert forgotten == [{address.ip for address in end.addresses} | gateways]
 
     asyncio.run(story())
 
