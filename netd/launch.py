@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -143,7 +143,7 @@ def check(request: Request) -> Launch:
         wants=wants,
         ports=ports,
         exposed=tuple(_exposed(text) for text in request.expose),
-        hosts=tuple(_host(name, address) for name, address in request.hosts.items()),
+        hosts=tuple(host for name, texts in request.hosts.items() for host in _hosts(name, texts)),
         dns=tuple(_address("--dns", text) for text in request.dns),
         volumes=tuple(_volume(text) for text in request.volumes),
         shares=named.removeprefix(names.SHARED) if mode is Mode.CONTAINER else "",
@@ -370,9 +370,11 @@ def _exposed(text: str) -> tuple[Proto, int]:
     return Proto(proto or "tcp"), int(port)
 
 
-def _host(name: str, address: str) -> tuple[str, IPAddress | None]:
+def _hosts(name: str, texts: str) -> Iterator[tuple[str, IPAddress | None]]:
+    """The addresses of one name: of both families, or of several machines."""
     _hostname("--add-host", name)
-    return name, None if address == HOST_GATEWAY else _address(f"--add-host {name}", address)
+    for text in texts.split(","):
+        yield name, None if text == HOST_GATEWAY else _address(f"--add-host {name}", text)
 
 
 def _volume(text: str) -> Volume:

@@ -9,7 +9,7 @@ truth, and are dropped whole whenever one of the view's segments changes. So a c
 client of each name a few microseconds, and there is no state in which a name is gone and still answered.
 
 What is owned. netd decides alone about: names of containers, single-label names, everything below a
-network's name, service names (`_80._tcp.web`) of known names, and the reverse names of its subnets.
+network's name, service names (`_80._tcp.web`) of all these, and the reverse names of its subnets.
 Such a question never goes outside, whatever its type (moby #47333 is what happens otherwise). The
 rest is somebody else's and is `FOREIGN`.
 """
@@ -175,6 +175,8 @@ class Match(NamedTuple):
 
 FOREIGN = Match(Kind.FOREIGN)
 EMPTY = Match(Kind.EMPTY)
+NOWHERE = Match(Kind.ABSENT, owner=wire.ROOT)
+"""What a single label is that nobody has: it is not asked outside."""
 _LOCALHOST = wire.encode_name("localhost")
 _LOOPBACK = Match(
     Kind.EXTRA,
@@ -240,21 +242,28 @@ class View:
         return tuple(dict.fromkeys(h for segment in self.segments for h in segment.names.get(name, ())))
 
     def _service(self, name: bytes) -> Match | None:
-        """`_port._proto.NAME`; None unless NAME is known, for then the name is not ours."""
+        """`_port._proto.NAME`; None unless NAME is known or has one label, for then the name is not ours."""
         rest = wire.parent(name)
         if rest[1:2] != b"_":
-            target = rest
-            hosts = self._hosts(target) if rest != wire.ROOT else ()
-            return EMPTY if hosts and name[1 : name[0] + 1] in (b"_tcp", b"_udp") else None
+            return EMPTY if self._hosts(rest) and name[1 : name[0] + 1] in (b"_tcp", b"_udp") else None
         port, proto, target = name[2 : name[0] + 1], rest[2 : rest[0] + 1], wire.parent(rest)
-        known = self._hosts(target) if target != wire.ROOT else ()
+        known = self._hosts(target) or self._wildcard(target)
         if not known:
-            return None
+            return NOWHERE if target != wire.ROOT and wire.parent(target) == wire.ROOT else None
         if port.isdigit() and len(port) <= 5:
             hosts = tuple(h for h in known if (proto, int(port)) in h.services)
             if hosts:
                 return Match(Kind.SERVICE, hosts, port=int(port))
         return Match(Kind.ABSENT, owner=target)
+
+    def _wildcard(self, name: bytes) -> tuple[Host, ...]:
+        """Those with the nearest wildcard above a name, on whichever network it is."""
+        while name != wire.ROOT:
+            name = wire.parent(name)
+            hosts = tuple(host for segment in self.segments for host in segment.wildcards.get(name, ()))
+            if hosts:
+                return hosts
+        return ()
 
     def _reverse(self, name: bytes) -> Match:
         address = _address_of(name)
@@ -275,27 +284,24 @@ class View:
         suffixes = self._suffixes
         if name in suffixes:
             return EMPTY
-        wildcards = []
+        wild = False
         for segment in self.segments:
             if name in segment.empty:
                 return EMPTY
             if segment.wildcards:
-                wildcards.append(segment.wildcards)
+                wild = True
         if name == wire.ROOT:
             return FOREIGN
-        zone: bytes | None = None
+        if wild and (hosts := self._wildcard(name)):
+            return Match(Kind.HOST, hosts)
         above = name[name[0] + 1 :]
-        single = above == wire.ROOT
+        if above == wire.ROOT:
+            return NOWHERE
         while above != wire.ROOT:
-            # The nearest wildcard wins, on whichever network it is.
-            if wildcards and (hosts := [host for table in wildcards for host in table.get(above, ())]):
-                return Match(Kind.HOST, tuple(hosts))
-            if zone is None and above in suffixes:
-                zone = above
+            if above in suffixes:
+                return Match(Kind.ABSENT, owner=above)
             above = above[above[0] + 1 :]
-        if zone is not None:
-            return Match(Kind.ABSENT, owner=zone)
-        return Match(Kind.ABSENT, owner=wire.ROOT) if single else FOREIGN
+        return FOREIGN
 
 
 class Sandbox(NamedTuple):

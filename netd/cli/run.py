@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from netd.cli.options import connected, network_names, socket_option
-from netd.cli.values import Size, attachment, environment, pairs, rootfs, volume
+from netd.cli.values import Size, attachment, environment, extra_hosts, pairs, rootfs, volume
 
 
 @click.command(
@@ -92,7 +92,7 @@ def _prepared(options: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "env": environment(take("env"), take("env_file")),
-        "hosts": pairs("--add-host", take("add_host"), ":"),
+        "hosts": extra_hosts(take("add_host")),
         "sysctls": pairs("--sysctl", take("sysctl")),
         "labels": pairs("--label", take("label")),
         "volumes": [volume(text) for text in take("volume")],

@@ -50,6 +50,15 @@ def pairs(option: str, texts: Iterable[str], separator: str = "=") -> dict[str, 
     return found
 
 
+def extra_hosts(texts: Iterable[str]) -> dict[str, str]:
+    """`NAME:IP` texts of `--add-host` as a mapping; a name that comes again has more addresses."""
+    found: dict[str, str] = {}
+    for text in texts:
+        for name, address in pairs("--add-host", [text], ":").items():
+            found[name] = f"{found[name]},{address}" if name in found else address
+    return found
+
+
 def environment(
     texts: Iterable[str], files: Iterable[str], caller: Mapping[str, str] = os.environ
 ) -> dict[str, str]:

@@ -55,6 +55,7 @@ def network(name: str, *subnets: str, internal: bool = False) -> Network:
         ({"dns": ("fe80::1%eth0",)}, "zone"),
         ({"hosts": {"db": "10.0.0.300"}}, "--add-host db '10.0.0.300'"),
         ({"hosts": {"d b": "10.0.0.3"}}, "'d b'"),
+        ({"hosts": {"db": "10.0.0.3,"}}, "--add-host db ''"),
         ({"expose": ("http",)}, "'http'"),
         ({"expose": ("80/sctp",)}, "'80/sctp'"),
         ({"expose": ("0",)}, "--expose '0'"),
@@ -89,7 +90,7 @@ def test_a_full_request_is_read() -> None:
             networks=(Attachment(network="front", ip="10.0.0.2", ip6="fd00::2", gw_priority=-3),),
             publish=("127.0.0.1:8080:80", "53:53/udp"),
             expose=("80", "53/udp"),
-            hosts={"db": "10.1.1.1", "me": "host-gateway"},
+            hosts={"db": "10.1.1.1,fd00::1", "me": "host-gateway"},
             dns=("9.9.9.9",),
             volumes=("/srv:/data:ro", "/x:/y"),
         )
@@ -108,7 +109,7 @@ def test_a_full_request_is_read() -> None:
         (Proto.UDP, 53, 53),
     ]
     assert checked.exposed == ((Proto.TCP, 80), (Proto.UDP, 53))
-    assert checked.hosts == (("db", ip_address("10.1.1.1")), ("me", None))
+    assert checked.hosts == (("db", ip_address("10.1.1.1")), ("db", ip_address("fd00::1")), ("me", None))
     assert checked.volumes == (
         Volume(source="/srv", target="/data", read_only=True),
         Volume(source="/x", target="/y"),

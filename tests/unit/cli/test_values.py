@@ -37,7 +37,13 @@ def test_wrong_size_is_named(text: str) -> None:
 
 def test_pairs_keep_later_separators_and_let_the_last_win() -> None:
     assert values.pairs("--label", ["a=1", "b=x=y", "c=", "a=2"]) == {"a": "2", "b": "x=y", "c": ""}
-    assert values.pairs("--add-host", ["db:fd00::1"], ":") == {"db": "fd00::1"}
+
+
+def test_extra_hosts_may_have_several_addresses() -> None:
+    texts = ["db:10.0.0.3", "me:host-gateway", "db:fd00::1"]
+    assert values.extra_hosts(texts) == {"db": "10.0.0.3,fd00::1", "me": "host-gateway"}
+    with pytest.raises(click.UsageError, match="--add-host 'db' must have the form KEY:VALUE"):
+        values.extra_hosts(["db"])
 
 
 @pytest.mark.parametrize("text", ["a", "=b", ""])

@@ -97,7 +97,21 @@ def test_services_are_what_a_container_publishes_or_exposes() -> None:
     assert find(db, "_5432._udp.db") is Kind.ABSENT
     assert find(db, "_5433._tcp.db") is Kind.ABSENT
     assert find(db, "_x._tcp.db") is Kind.ABSENT
-    assert find(view(zone, "web"), "_5432._tcp.db") is Kind.FOREIGN  # db is nothing to web
+    assert find(view(zone, "web"), "_5432._tcp.db") is Kind.ABSENT  # db is nothing to web, and one label
+    assert find(view(zone, "web"), "_5432._tcp.db.back") is Kind.FOREIGN
+    assert find(db, "_80._tcp") is Kind.FOREIGN
+
+
+def test_services_of_a_wildcard_are_its_containers() -> None:
+    zone = world()
+    shop = endpoint("front-id", "shop", "10.0.0.50", wildcards=["market", "stall.market"])
+    zone.put_sandbox(sandbox("shop", shop, services=[("tcp", 80)]))
+    api = view(zone, "api")
+    for target in ("x.market", "x.y.market", "x.market.front", "x.stall.market"):
+        match = api.find(wire.encode_name(f"_80._tcp.{target}"))
+        assert (match.kind, [host.sandbox for host in match.hosts]) == (Kind.SERVICE, ["shop"]), target
+    assert find(api, "_81._tcp.x.market") is Kind.ABSENT
+    assert find(view(zone, "db"), "_80._tcp.x.market") is Kind.FOREIGN
 
 
 def test_extra_names_are_their_owners_alone_and_win() -> None:
