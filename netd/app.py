@@ -100,11 +100,13 @@ def of_this_host(settings: Settings) -> Rooms:
     """The real ones. Imported here, so that a start that is refused does not wait for them."""
     from netd.cluster.join import join
     from netd.dns_feed import DnsFeed
+    from netd.kernel import threads
     from netd.kernel.host import HostKernel
     from netd.kernel.survey import survey
     from netd.runtime.local import LocalRuntime
     from netd.store.sqlite import SqliteStore
 
+    asyncio.get_running_loop().set_default_executor(threads.default_pool())
     feed = DnsFeed(settings)
     store = SqliteStore(settings.state, settings.run)
     return Rooms(

@@ -48,6 +48,9 @@ class Undo:
             except NetdError as error:
                 log.error("could not undo a failed change: %s; the next repair or start will", error)
                 return False
+            except Exception:
+                log.exception("could not undo a failed change; the next repair or start will")
+                return False
         return True
 
 

@@ -12,6 +12,7 @@ not let in anybody's way: the runtime has been told that it is done.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -25,6 +26,7 @@ from netd.cni import config, spec
 from netd.cni.spec import CniError
 from netd.cni.verbs import Verbs
 from netd.errors import NetdError
+from netd.listening import peers
 from netd.tasks import spawn
 
 log = logging.getLogger(__name__)
@@ -89,9 +91,7 @@ class CniServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            peer, _ = await loop.sock_accept(listener)
+        async for peer in peers(listener):
             self._begin(self._serve(peer), "cni call")
 
     async def _sweep(self) -> None:
@@ -183,7 +183,7 @@ async def receive(peer: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
 async def _first(peer: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
     """The first bytes, with the descriptor that comes along; asyncio itself has no call for that."""
     await _readable(peer)
-    data, descriptors, _, _ = socket.recv_fds(peer, 65536, 8)
+    data, descriptors, flags, _ = socket.recv_fds(peer, 65536, 8)
     identity = None
     for descriptor in descriptors:
         found = os.fstat(descriptor)
@@ -191,6 +191,8 @@ async def _first(peer: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
         # Namespaces are files of nsfs, which like all such systems has no device of a major number.
         if stat.S_ISREG(found.st_mode) and os.major(found.st_dev) == NSFS_MAJOR:
             identity = (found.st_dev, found.st_ino)
+    if flags & socket.MSG_CTRUNC:  # the path alone may lead to another one by now
+        raise OSError(errno.EMFILE, "no descriptor is left for the namespace")
     return data, identity
 
 

@@ -32,7 +32,7 @@ from netd_dns.control import Message
 log = logging.getLogger(__name__)
 
 PING_EVERY = 2.0
-RETRY_MOST = 5.0
+RETRY_MOST = 1.0
 """Seconds, at most, between attempts to start a server that does not come up."""
 
 
@@ -246,7 +246,7 @@ class DnsFeed:
                 await self._begin()
                 log.warning("the DNS server was started again")
                 return
-            except Unavailable as error:
+            except (NetdError, OSError) as error:
                 log.error("the DNS server does not come up: %s; next attempt in %.1f s", error, wait)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_MOST)

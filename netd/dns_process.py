@@ -132,11 +132,19 @@ class Link:
         if self.closed:
             future.set_exception(Unavailable("the DNS server is not running"))
             return future
+        # Duplicated now: whoever owns the descriptors may close them before the queue is written.
+        copies: list[int] = []
+        try:
+            for descriptor in descriptors:
+                copies.append(os.dup(descriptor))
+        except OSError as error:
+            for copy in copies:
+                os.close(copy)
+            future.set_exception(Unavailable(f"the DNS server cannot be told: {error.strerror}"))
+            return future
         self._seq += 1
         self._answers[self._seq] = future
-        # Duplicated now: whoever owns the descriptors may close them before the queue is written.
-        copies = tuple(os.dup(descriptor) for descriptor in descriptors)
-        self._queue.append((control.encode({**message, "seq": self._seq}), copies))
+        self._queue.append((control.encode({**message, "seq": self._seq}), tuple(copies)))
         self._write()
         return future
 
@@ -255,21 +263,22 @@ class ControlSocket:
     def start_server(self, code: str, allowed: bytes, lost: Callable[[Link], None]) -> Link:
         """Start a server process that may make the system calls of `allowed` (`netd.dns_filter`) and
         connect to it. Raises `Unavailable`."""
-        listening = self.listen()
-        ours, theirs = control.pair()
-        home = os.open(self.run_dir, os.O_PATH | os.O_DIRECTORY)
-        program = os.memfd_create("filter")
-        os.write(program, allowed)
-        os.lseek(program, 0, os.SEEK_SET)
-        try:
-            pid = _start(code, (listening.fileno(), home, theirs.fileno(), program))
-        except OSError as error:
-            ours.close()
-            raise Unavailable(f"the DNS server could not be started: {error}") from error
-        finally:
-            theirs.close()
-            os.close(home)
-            os.close(program)
+        with contextlib.ExitStack() as given, contextlib.ExitStack() as kept:
+            try:
+                listening = self.listen()
+                ours, theirs = control.pair()
+                kept.callback(ours.close)
+                given.callback(theirs.close)
+                home = os.open(self.run_dir, os.O_PATH | os.O_DIRECTORY)
+                given.callback(os.close, home)
+                program = os.memfd_create("filter")
+                given.callback(os.close, program)
+                os.write(program, allowed)
+                os.lseek(program, 0, os.SEEK_SET)
+                pid = _start(code, (listening.fileno(), home, theirs.fileno(), program))
+            except OSError as error:
+                raise Unavailable(f"the DNS server could not be started: {error}") from error
+            kept.pop_all()
         self._reaping = spawn(_reap(pid), name="dns-server")
         self._pid_file.write_text(f"{pid}\n")
         return Link(ours, lost)

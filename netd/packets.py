@@ -31,6 +31,7 @@ from netd.containers import Containers
 from netd.engine import Engine
 from netd.errors import Invalid, NetdError, NotFound
 from netd.kernel.ports import Kernel, PacketKind
+from netd.listening import peers
 from netd.model import PTP, Netns, Network
 from netd.tasks import spawn
 
@@ -161,9 +162,7 @@ class PacketServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            peer, _ = await loop.sock_accept(listener)
+        async for peer in peers(listener):
             self._hold(spawn(self._serve(peer), name="packets client"))
 
     async def _serve(self, peer: socket.socket) -> None:

@@ -158,6 +158,8 @@ class Reconciler:
                 self._events.emit("repair", "add", "", "nft rule set", where="the host")
         except NetdError as error:
             log.error("the nft rule set cannot be loaded again: %s", error)
+        except Exception:
+            log.exception("the nft rule set cannot be loaded again")
 
     async def _forget_flows(self) -> None:
         """Whatever began while somebody was not protected is no longer established, but new."""
@@ -185,6 +187,9 @@ class Reconciler:
             except NetdError as error:
                 self._failures += 1
                 log.error("could not compare the host with what it should be: %s", error)
+            except Exception:  # out of descriptors or memory: whoever repairs goes on after that, too
+                self._failures += 1
+                log.exception("could not compare the host with what it should be")
             finally:
                 self._looking -= 1
                 self._took = asyncio.get_running_loop().time() - began
@@ -325,6 +330,8 @@ class Reconciler:
             self.request()  # the namespace went away just now: the next round sees to it
         except NetdError as error:
             log.error("could not look into the namespace of %r: %s", sandbox.name, error)
+        except Exception:  # the others are looked into all the same
+            log.exception("could not look into the namespace of %r", sandbox.name)
 
 
 def _object(op: Op) -> str:

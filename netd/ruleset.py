@@ -144,8 +144,8 @@ table inet netd {
         type filter hook prerouting priority raw; policy accept;
         # Loopback addresses never come from a wire (moby #41872), whatever route_localnet says. For ::1
         # the kernel sees to that before any rule does (ip6_rcv_core in net/ipv6/ip6_input.c).
-        ip daddr 127.0.0.0/8 iif != "lo" drop
-        ip saddr 127.0.0.0/8 iif != "lo" drop
+        ip daddr 127.0.0.0/8 iifname != "lo" drop
+        ip saddr 127.0.0.0/8 iifname != "lo" drop
         iifname @wires drop
         iifname @ptp jump from_ptp
         # The names of the device and of its prefix are those of `netd.names`.
@@ -230,7 +230,7 @@ table inet netd {
         type filter hook input priority filter; policy accept;
         udp dport @vxlan goto vxlan
         udp dport @wireguard goto vxlan
-        iif "lo" accept
+        iifname "lo" accept
         ip6 daddr fdb4:8a1c:e95d::/64 drop
         ct state established,related goto known
         iifname @bridges jump from_container
@@ -369,7 +369,7 @@ table inet netd {
         icmpv6 type nd-redirect oifname @bridges drop
         # What was just translated still seems to leave by lo.
         oifname @bridges jump to_bridge
-        oif "lo" ct status dnat meta mark set meta mark or LATCH
+        oifname "lo" ct status dnat meta mark set meta mark or LATCH
     }
 
     # A question that came while there were no rules is not answered once they are back.

@@ -25,13 +25,25 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netd.errors import NetdError, NotFound, Unavailable
-from netd.kernel import conntrack, dumps, facts, fastnl, holder, nftrace, observe, packets, sysctl, unlinking
+from netd.errors import KernelError, NetdError, NotFound, Unavailable
+from netd.kernel import (
+    conntrack,
+    dumps,
+    facts,
+    fastnl,
+    holder,
+    nftrace,
+    observe,
+    packets,
+    sysctl,
+    threads,
+    unlinking,
+)
 from netd.kernel import netns as namespaces
 from netd.kernel.links import Links
 from netd.kernel.monitor import Monitor
@@ -82,8 +94,8 @@ class _Rtnl:
     def __init__(self, wrote: Callable[[], None], devices: Devices) -> None:
         self._wrote = wrote
         self._socket = fastnl.Socket()
-        self._thread = ThreadPoolExecutor(1, "rtnl")
-        self._deleting = ThreadPoolExecutor(DELETING_THREADS, "rtnl-delete")
+        self._thread = threads.pool(1, "rtnl")
+        self._deleting = threads.pool(DELETING_THREADS, "rtnl-delete")
         self.links = Links(self._socket, wrote, on_host=True, devices=devices)
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
@@ -144,6 +156,7 @@ class HostKernel:
         """Open sockets, load the rule set if needed. Raises `Unsupported`, `KernelError`."""
         self._namespaces.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
+            threads.reserve()
             self._rtnl = _Rtnl(self._wrote, self._devices)
             await self._nft.start()
             self._monitor.start(await self._rtnl.run(self._rtnl.own))
@@ -178,6 +191,8 @@ class HostKernel:
                 await self._apply_at(place, list(stretch), done)
             except NetdError as error:
                 raise ApplyError(error, done) from error
+            except OSError as error:  # no request was refused: there is no descriptor or memory for one
+                raise ApplyError(KernelError(error.errno or 0, str(ops[len(done)])), done) from error
 
     async def _apply_at(self, place: str | Netns, ops: list[Op], done: list[Op]) -> None:
         if isinstance(place, Netns):

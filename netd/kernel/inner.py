@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable
 from socket import socket
 from typing import TypeVar
 
-import nftables
-
 from netd.errors import KernelError
 from netd.kernel import netns, sysctl
-from netd.kernel.libnft import FAMILIES, command, elements_of, errno_of, one_line
+from netd.kernel.libnft import FAMILIES, command, elements_of, errno_of, library, one_line
 from netd.objects import Element, Sysctl
 
 T = TypeVar("T")
@@ -36,7 +34,7 @@ def load_rules(door: socket, label: str, text: str) -> None:
     """Load nft commands as one transaction. Raises `KernelError` with libnftables' own words."""
 
     def work() -> None:
-        code, _, problem = command(nftables.Nftables(), text)
+        code, _, problem = command(library(), text)
         if code:
             raise KernelError(errno_of(problem), f"rules of {label}", one_line(problem))
 
@@ -47,7 +45,7 @@ def elements(door: socket, label: str) -> frozenset[Element]:
     """The elements in netd's own tables. Raises `KernelError`."""
 
     def work() -> frozenset[Element]:
-        listing = nftables.Nftables()
+        listing = library()
         listing.set_json_output(True)
         found: set[Element] = set()
         for family in FAMILIES:

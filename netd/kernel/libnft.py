@@ -15,20 +15,22 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import nftables
 
 from netd import firewall
 from netd.errors import KernelError, NetdError, Unsupported
-from netd.kernel import fastnl, nftget
+from netd.kernel import fastnl, nftget, threads
 from netd.kernel.netns import settled
 from netd.objects import Atom, Element
 
 T = TypeVar("T")
 FAMILIES = ("inet", "bridge", "arp")
 _one_at_a_time = threading.Lock()
+
+SPARE = 4
+"""Descriptors that must be left for what may need one."""
 
 
 def command(library: nftables.Nftables, text: str) -> tuple[int, str, str]:
@@ -38,11 +40,35 @@ def command(library: nftables.Nftables, text: str) -> tuple[int, str, str]:
     return code, output, errors
 
 
+def library() -> nftables.Nftables:
+    """A new context. Raises `KernelError`, and `OSError` where the library is missing."""
+    check_descriptors()
+    return nftables.Nftables()
+
+
+def check_descriptors() -> None:
+    """Raise `KernelError` where there is hardly a descriptor left.
+
+    For a new context, and to know interfaces by their indexes (`iif`), libnftables opens a socket, and where
+    it cannot it ends the process: exit(3) in netlink_open_error and netlink_init_error. netd's own rules
+    know interfaces by name for that reason: writing and listing them needs no descriptor.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(SPARE):
+            taken.append(os.dup(2))
+    except OSError as error:
+        raise KernelError(error.errno or 0, "use nftables") from error
+    finally:
+        for each in taken:
+            os.close(each)
+
+
 class Context:
     """One libnftables context on the one thread that may use it; made when it is first needed."""
 
     def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._thread = threads.pool(1, name)
         self._nft: nftables.Nftables | None = None
         self._asking: fastnl.Socket | None = None
 
@@ -78,7 +104,8 @@ class Context:
             library.set_terse_output(False)
 
     def listing(self, family: str, table: str) -> str:
-        """A table as text with its rules' handles and without elements; "" where there is none."""
+        """A table as text with its rules' handles and without elements; "" where there is none. Raises `KernelError`."""
+        check_descriptors()  # these may be anybody's rules
         library = self._library()
         library.set_handle_output(True)
         library.set_terse_output(True)
@@ -113,7 +140,7 @@ class Context:
     def _library(self) -> nftables.Nftables:
         if self._nft is None:
             try:
-                self._nft = nftables.Nftables()
+                self._nft = library()
             except OSError as error:
                 raise Unsupported(f"libnftables cannot be loaded ({error}); install libnftables1") from error
         return self._nft

@@ -18,25 +18,24 @@ import errno
 import os
 import re
 import stat
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from fcntl import ioctl
+from functools import partial
 from pathlib import Path
 from socket import if_nametoindex
 from typing import TypeVar
 
 from netd.errors import AlreadyExists, Invalid, KernelError, NotFound
-from netd.kernel import fastnl, sysctl
+from netd.kernel import fastnl, sysctl, threads
+from netd.kernel.threads import CLONE_NEWNET as CLONE_NEWNET
+from netd.kernel.threads import OWN as OWN
 from netd.model import Netns
 from netd.objects import Sysctl
 
-CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h
 MS_BIND, MNT_DETACH, UMOUNT_NOFOLLOW = 0x1000, 0x2, 0x8  # include/linux/mount.h
-OWN = "/proc/thread-self/ns/net"
-"""The calling thread's namespace; /proc/self would be that of the process's first thread."""
 LABEL = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,23 +108,26 @@ async def on_thread(work: Callable[[], T], name: str) -> T:
     Not a pool: the thread may have changed its namespace. A cancelled caller still waits for the
     work to end, so that nothing is written to the kernel after the caller has gone on.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def body() -> None:
-        try:
-            loop.call_soon_threadsafe(done.set_result, work())
-        except BaseException as error:  # the thread has nobody else to tell
-            loop.call_soon_threadsafe(done.set_exception, error)
-
-    threading.Thread(target=body, name=name, daemon=True).start()
-    return await settled(done)
+    return await settled(asyncio.wrap_future(_begin(work, name)))
 
 
 def blocking(work: Callable[[], T], name: str) -> T:
     """As `on_thread`, for callers without an event loop: wait for the thread here."""
-    with ThreadPoolExecutor(1, name) as thread:  # used once, so it ends with the work
-        return thread.submit(work).result()
+    return _begin(work, name).result()
+
+
+def _begin(work: Callable[[], T], name: str) -> Future[T]:
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # from here on it has begun, and ends
+
+    def body() -> Callable[[], None]:
+        try:
+            return partial(done.set_result, work())
+        except BaseException as error:  # the thread has nobody else to tell
+            return partial(done.set_exception, error)
+
+    threads.begin(body, name)
+    return done
 
 
 def in_new_namespace(work: Callable[[], T]) -> T:

@@ -17,12 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import nftables
-
 from netd import firewall
 from netd.errors import NetdError
 from netd.kernel import fastnl, holder, latch, netns
-from netd.kernel.libnft import command
+from netd.kernel.libnft import check_descriptors, command, library
 from netd.kernel.ports import Chain, Survey
 from netd.model import Proto
 from netd.names import BRIDGE_PREFIX
@@ -145,7 +143,7 @@ def _refusal(link: fastnl.Socket, message: bytes) -> str:
 
 def _rules_refused() -> str:
     try:
-        code, _, problem = command(nftables.Nftables(), firewall.RULESET)
+        code, _, problem = command(library(), firewall.RULESET)
     except OSError as error:
         return str(error)
     return " ".join(problem.split())[:200] if code else ""
@@ -154,7 +152,7 @@ def _rules_refused() -> str:
 def _libraries() -> dict[str, str]:
     found = {"libnftables": "", "libseccomp": ""}
     try:
-        nftables.Nftables()
+        library()
         # The library does not tell its version; the file that its name leads to carries one.
         found["libnftables"] = _mapped("libnftables.so")
         seccomp = ctypes.CDLL("libseccomp.so.2").seccomp_version
@@ -175,12 +173,13 @@ def _mapped(name: str) -> str:
 
 def _listed() -> str:
     try:
-        library = nftables.Nftables()
+        listing = library()
     except OSError:
         return ""
-    library.set_json_output(True)
-    library.set_terse_output(True)  # without the elements of sets, which can be millions
-    code, listed, _ = command(library, "list ruleset")
+    listing.set_json_output(True)
+    listing.set_terse_output(True)  # without the elements of sets, which can be millions
+    check_descriptors()
+    code, listed, _ = command(listing, "list ruleset")
     return listed if code == 0 else ""
 
 

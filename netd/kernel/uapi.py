@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from netd import keys
 from netd.errors import KernelError, Unavailable
+from netd.kernel import threads
 from netd.kernel.fastnl import Refused
 from netd.objects import WireGuardPeer
 
@@ -174,7 +176,12 @@ def start(program: str, name: str) -> None:
     except OSError as error:
         raise KernelError(error.errno or 0, f"start {program}") from error
     ended = threading.Event()
-    threading.Thread(target=_collect, args=(pid, name, ended), name="wireguard", daemon=True).start()
+    try:
+        threading.Thread(target=_collect, args=(pid, name, ended), name="wireguard", daemon=True).start()
+    except RuntimeError as error:  # nobody would collect it
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise threads.lack() from error
     deadline = time.monotonic() + PATIENCE
     while not alive(name):
         if ended.wait(0.01) or time.monotonic() > deadline:

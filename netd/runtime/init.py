@@ -27,12 +27,12 @@ import signal
 import socket
 import stat
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from netd.errors import Invalid
+from netd.errors import Exhausted, Invalid
 from netd.runtime import capabilities, cgroup, devices, host, procfs, rootfs, syscalls, user, wire
 from netd.runtime.spec import ContainerSpec, Frame, Process
 
@@ -93,7 +93,7 @@ def first_process(
         syscalls.set_title("netd-init")
         os.setsid()
         terminal, root = _make_world(spec, directory, hidden)
-        command = door.fork()
+        command = forked(door.fork)
         if command == 0:
             door.enter()
             os.setsid()
@@ -136,6 +136,14 @@ def further_process(
     except BaseException as error:
         wire.send(channel, wire.refusal(_explained(error)))
         os._exit(FAILED)
+
+
+def forked(fork: Callable[[], int]) -> int:
+    """What `fork()` gives. Raises `Exhausted` where there is no process to be had."""
+    try:
+        return fork()
+    except OSError as error:
+        raise Exhausted(f"no process can be started: {error.strerror}") from error
 
 
 def _make_world(

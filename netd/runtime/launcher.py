@@ -17,6 +17,7 @@ CAP_SYS_PTRACE added (CVE-2019-5736). No byte is copied for that, unlike with a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -91,14 +92,18 @@ class Launcher:
         if child:
             _, status = os.waitpid(child, 0)
             if status:
-                raise Exhausted("no process can be started")
+                raise Exhausted(
+                    f"no process can be started: {os.strerror(os.waitstatus_to_exitcode(status))}"
+                )
             return False
         try:
             os.setsid()
             if os.fork():
                 os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or errno.EAGAIN)
         except BaseException:
-            os._exit(1)
+            os._exit(errno.EAGAIN)
         return True
 
     def _confinement(self, add: tuple[str, ...], drop: tuple[str, ...]) -> init.Confinement:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import msgspec
 
-from netd.errors import AlreadyExists, Corrupt, InUse, Invalid, NotFound, Unavailable
+from netd.errors import AlreadyExists, Corrupt, Exhausted, InUse, Invalid, NotFound, Unavailable
 from netd.runtime import cgroup, check, logs, record, rootfs, wire
 from netd.runtime.attach import Connection, Ended
 from netd.runtime.spec import Attached, ContainerSpec, Frame, LogEntry, Process, Status
@@ -74,8 +74,13 @@ class LocalRuntime:
 
     async def _spawn(self) -> None:
         ours, theirs = wire.pair()
-        with theirs:
+        try:
             self._launcher = _start_launcher(theirs.fileno())
+        except OSError as error:
+            ours.close()
+            raise Exhausted(f"the launcher of containers cannot be started: {error.strerror}") from error
+        finally:
+            theirs.close()
         self._control = ours
         try:
             await Connection(ours).expect("ready")
@@ -112,8 +117,11 @@ class LocalRuntime:
         return Preparation(spec.cap_add, spec.cap_drop, hide)
 
     async def _hand_over(self, packet: bytes, *fds: int) -> None:
-        if self._control is None:
+        if self._hierarchy is None:
             raise Unavailable("the runtime has not been started")
+        if self._control is None:  # the last one has ended, and there could be no other
+            await self._spawn()
+        assert self._control is not None
         while True:
             try:
                 socket.send_fds(self._control, [packet], fds)

@@ -18,9 +18,8 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
 
-from netd.errors import Exhausted, InUse, NetdError
+from netd.errors import InUse, NetdError
 from netd.runtime import cgroup, host, init, logs, record, syscalls, wire
 from netd.runtime.record import Record, Task
 from netd.runtime.spec import Frame, Process
@@ -123,7 +122,7 @@ def keep_container(
         channel, inside = _channel()
         ends, streams = _streams(request.spec.process)
         syscalls.unshare(syscalls.CLONE_NEWPID)
-        pid = _fork(os.fork)
+        pid = init.forked(os.fork)
         if pid == 0:
             channel.close()
             init.first_process(
@@ -182,7 +181,7 @@ def keep_exec(
         ends, streams = _streams(request.process)
         door = hierarchy.group(request.group).door()
         syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
-        pid = _fork(door.fork)
+        pid = init.forked(door.fork)
         if pid == 0:
             channel.close()
             init.further_process(pidfd, request.process, confinement, door, inside, streams)
@@ -229,13 +228,6 @@ def _streams(process: Process) -> tuple[Ends, init.Streams]:
     err_read, err_write = os.pipe()
     ends = Ends({"stdout": out_read, "stderr": err_read}, stdin_write)
     return ends, init.Streams(stdin_read, out_write, err_write)
-
-
-def _fork(fork: Callable[[], int]) -> int:
-    try:
-        return fork()
-    except OSError as error:
-        raise Exhausted(f"no process can be started: {error.strerror}") from error
 
 
 def _ready(pid: int, channel: socket.socket, streams: init.Streams, ends: Ends) -> int:

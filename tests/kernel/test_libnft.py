@@ -37,3 +37,34 @@ async def test_contexts_on_several_threads_do_not_end_the_process(
     (tmp_path / "child.py").write_text(CHILD)
     sh(f"{sys.executable} {tmp_path}/child.py")
     sh("nft delete table inet types; nft delete table inet other")
+
+
+STARVED = """
+import resource
+from netd.errors import KernelError
+from netd.kernel.libnft import Context, library
+
+context = Context("one")
+context.listing("inet", "other")
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+assert "inet" in context.tables()
+for ask in (lambda: context.listing("inet", "other"), library):
+    try:
+        ask()
+    except KernelError as error:
+        print(error)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+print("iif" in context.listing("inet", "other"))
+"""
+
+
+async def test_without_descriptors_it_refuses_and_does_not_end_the_process(
+    host_kernel: HostKernel, sh: Callable[[str], str], tmp_path: Path
+) -> None:
+    """As libnftables would: it cannot look up the interface of `iif` then, and calls exit(3)."""
+    sh("nft 'table inet other { chain c { iif lo accept; }; }'")
+    (tmp_path / "child.py").write_text(STARVED)
+    said = sh(f"{sys.executable} {tmp_path}/child.py").splitlines()
+    assert said == ["use nftables: Too many open files (EMFILE)"] * 2 + ["True"]
+    sh("nft delete table inet other")

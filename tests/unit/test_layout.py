@@ -47,6 +47,7 @@ FLOORS: tuple[set[str], ...] = (
         "dns_process",
         "events",
         "flows",
+        "listening",
         "locks",
         "pipes",
         "relay",
