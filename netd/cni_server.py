@@ -25,7 +25,7 @@ from typing import Any
 from netd.cni import config, spec
 from netd.cni.spec import CniError
 from netd.cni.verbs import Verbs
-from netd.errors import NetdError
+from netd.errors import NetdError, used_up
 from netd.listening import peers
 from netd.tasks import spawn
 
@@ -126,9 +126,13 @@ class CniServer:
         except NetdError as error:
             log.info("CNI %s %s refused: code %d: %s", command, subject, error.cni, error)
             return 1, spec.error_object(error, config.version_of(text))
-        except Exception:
-            log.exception("CNI %s %s failed", command, subject)
-            inside = CniError(100, "internal error of netd; its log has the details")
+        except Exception as error:
+            inside: NetdError | None = used_up(error)
+            if inside:
+                log.error("CNI %s %s: %s", command, subject, error)
+            else:
+                log.exception("CNI %s %s failed", command, subject)
+                inside = CniError(100, "internal error of netd; its log has the details")
             return 1, spec.error_object(inside, config.version_of(text))
 
     # --- the spool --------------------------------------------------------------------------------

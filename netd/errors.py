@@ -74,6 +74,17 @@ class Exhausted(NetdError):
     cni = 104
 
 
+USED_UP = {_errno.EMFILE, _errno.ENFILE, _errno.ENOBUFS, _errno.ENOMEM, _errno.ENOSPC, _errno.EDQUOT}
+"""Errors of the system that are nobody's defect: something of this host is used up, and may come back."""
+
+
+def used_up(error: Exception) -> Exhausted | None:
+    """`error` as a refusal, where it says that something of this host is used up."""
+    if isinstance(error, OSError) and error.errno in USED_UP:
+        return Exhausted(f"the daemon cannot go on with this: {os.strerror(error.errno)}; try again later")
+    return None
+
+
 class Unsupported(NetdError):
     """The kernel or the host lacks a feature. Never answered by silently doing less."""
 

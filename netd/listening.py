@@ -7,18 +7,16 @@ none, for as long as the daemon runs. Here it waits: clients are in the kernel's
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import AsyncIterator
+
+from netd.errors import USED_UP
 
 log = logging.getLogger(__name__)
 
 PAUSE = 0.1
 """Seconds between attempts while there are no descriptors."""
-
-PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-"""What is lacking now and may be there later (accept(2))."""
 
 
 async def peers(listener: socket.socket) -> AsyncIterator[socket.socket]:
@@ -31,7 +29,7 @@ async def peers(listener: socket.socket) -> AsyncIterator[socket.socket]:
         except ConnectionAbortedError:
             continue
         except OSError as error:
-            if error.errno not in PASSING:
+            if error.errno not in USED_UP:
                 raise
             if not lacking:
                 log.warning("clients have to wait: %s", error)

@@ -156,7 +156,7 @@ class Reconciler:
                 self._forget_again = True
                 log.warning("the host: somebody changed netd's nft rule set; it was loaded again")
                 self._events.emit("repair", "add", "", "nft rule set", where="the host")
-        except NetdError as error:
+        except (NetdError, OSError) as error:
             log.error("the nft rule set cannot be loaded again: %s", error)
         except Exception:
             log.exception("the nft rule set cannot be loaded again")
@@ -184,10 +184,10 @@ class Reconciler:
             try:
                 await self._round()
                 await self._forget_late_answers()
-            except NetdError as error:
+            except (NetdError, OSError) as error:
                 self._failures += 1
                 log.error("could not compare the host with what it should be: %s", error)
-            except Exception:  # out of descriptors or memory: whoever repairs goes on after that, too
+            except Exception:  # whoever repairs goes on after that, too
                 self._failures += 1
                 log.exception("could not compare the host with what it should be")
             finally:
@@ -328,7 +328,7 @@ class Reconciler:
             await self._repair(plan(desired, observed), f"container {sandbox.name!r}")
         except NotFound:
             self.request()  # the namespace went away just now: the next round sees to it
-        except NetdError as error:
+        except (NetdError, OSError) as error:
             log.error("could not look into the namespace of %r: %s", sandbox.name, error)
         except Exception:  # the others are looked into all the same
             log.exception("could not look into the namespace of %r", sandbox.name)

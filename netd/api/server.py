@@ -36,7 +36,7 @@ from netd.cluster.ports import Cluster
 from netd.containers import Containers
 from netd.dns_lookup import Names
 from netd.engine import Engine
-from netd.errors import EXIT_CODE_METADATA, Invalid, NetdError, Unavailable
+from netd.errors import EXIT_CODE_METADATA, Invalid, NetdError, Unavailable, used_up
 from netd.events import Events
 from netd.kernel.ports import Survey
 from netd.registry import Record
@@ -86,13 +86,26 @@ def _guarded(behaviour: Handler, method: str) -> Handler:
         except NetdError as error:
             code, text, exit_code = grpc.StatusCode[error.grpc], _one_line(str(error)), error.exit_code
             log.info("%s refused: %s: %s", method.rpartition("/")[2], code.name, text)
-        except Exception:
-            log.exception("%s failed", method)
-            code, text = grpc.StatusCode.INTERNAL, "internal error of netd; its log has the details"
-            exit_code = NetdError.exit_code
+        except Exception as error:
+            refusal: NetdError | None = used_up(error)
+            if refusal:
+                log.error("%s: %s", method.rpartition("/")[2], error)
+            elif _went_away(error):
+                log.info("%s: the client went away in the middle of an answer", method.rpartition("/")[2])
+            else:
+                log.exception("%s failed", method)
+            refusal = refusal or NetdError("internal error of netd; its log has the details")
+            code, text, exit_code = grpc.StatusCode[refusal.grpc], str(refusal), refusal.exit_code
         return await context.abort(code, text, ((EXIT_CODE_METADATA, str(exit_code)),))
 
     return guarded
+
+
+def _went_away(error: BaseException) -> bool:
+    """Whether gRPC could not write, which it says of nothing but a client that is gone."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_went_away, error.exceptions))
+    return isinstance(error, grpc.aio.InternalError)
 
 
 def _one_line(text: str) -> str:

@@ -104,7 +104,10 @@ class Context:
             library.set_terse_output(False)
 
     def listing(self, family: str, table: str) -> str:
-        """A table as text with its rules' handles and without elements; "" where there is none. Raises `KernelError`."""
+        """A table as text with its rules' handles and without elements; "" where there is none.
+
+        Raises `KernelError`.
+        """
         check_descriptors()  # these may be anybody's rules
         library = self._library()
         library.set_handle_output(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -138,6 +139,39 @@ def test_a_defect_is_logged_and_its_inside_kept_inside(tmp_path: Path, caplog: A
 
     tell(tmp_path, story)
     assert "RuntimeError: the inside" in caplog.text
+
+
+def test_what_is_used_up_is_told_and_no_defect(tmp_path: Path, caplog: Any) -> None:
+    async def story(it: House) -> None:
+        it.verbs.reply = OSError(errno.EMFILE, "no descriptor")
+        found = json.loads((await it.ask("ADD")).stdout)
+        assert found["code"] == 104
+        assert "Too many open files" in found["msg"]
+
+    tell(tmp_path, story)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_namespace_whose_descriptor_is_lost_is_not_taken_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel drops descriptors that the receiver has no room for, and says so (MSG_CTRUNC)."""
+    real = socket.recv_fds
+
+    def full(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int], int, Any]:
+        data, descriptors, flags, address = real(sock, size, most)
+        for each in descriptors:
+            os.close(each)
+        return data, [], flags | socket.MSG_CTRUNC, address
+
+    monkeypatch.setattr(socket, "recv_fds", full)
+
+    async def story(it: House) -> None:
+        done = await it.ask("ADD")
+        assert json.loads(done.stdout)["code"] == 11  # try again later
+        assert it.verbs.calls == []
+
+    tell(tmp_path, story)
 
 
 def test_calls_do_not_wait_for_each_other(tmp_path: Path) -> None:

@@ -156,8 +156,12 @@ def test_what_cannot_be_repaired_degrades_its_network_until_it_can(tmp_path: Pat
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [KernelError(errno.ENOBUFS, "dump"), OSError(errno.EMFILE, "no descriptor"), KeyError("defect")],
+)
 def test_a_kernel_that_cannot_be_looked_at_is_looked_at_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    problem: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def story() -> None:
         async with running(tmp_path) as host:
@@ -168,7 +172,7 @@ def test_a_kernel_that_cannot_be_looked_at_is_looked_at_again(
                 nonlocal failures
                 if failures:
                     failures -= 1
-                    raise KernelError(errno.ENOBUFS, "dump")
+                    raise problem
                 return await observe(sysctls)  # type: ignore[arg-type]
 
             monkeypatch.setattr(host.kernel, "observe", failing)
