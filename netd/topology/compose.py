@@ -291,12 +291,13 @@ class Check(_Keys, frozen=True):
 
 class Extra(_Keys, frozen=True):
     """`x-netd` of the file: what Compose cannot say. `images` maps an image to a directory or "host"; "*"
-    stands for all others."""
+    stands for all others. `underlay` is the family over which hosts send what is their containers'."""
 
     version: Literal[1] = 1
     images: dict[str, str] = {}
     links: list[Link] = []
     hosts: dict[str, HostFile | None] = {}
+    underlay: Literal[4, 6] = 4
     capture: list[Capture] = []
     checks: list[Check] = []
 

@@ -2,13 +2,14 @@
 
 ::
 
-      a (netd daemon)      b (netd daemon)       eth0 192.0.2.1, .2, ...
+      a (netd daemon)      b (netd daemon)       eth0 192.0.2.1 and 2001:db8:2::1, .2 and ::2, ...
          └────────┬───────────────┘
                  lan               192.0.2.254: etcd, in a namespace of its own
 
 Each is a process that stays (`netd.runtime.machine`) and takes all of its host along when it ends; what has
 to be known of it, its number and start time, is in a file, so that any later command finds it. Nothing leaves
-the wire: the hosts reach each other and nobody else.
+the wire: the hosts reach each other and nobody else, in both families. What they send for their containers
+goes over the one that the file says (`underlay`).
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import msgspec
 
 from netd.api.client import connect
-from netd.errors import NetdError, Unavailable, Unsupported
+from netd.errors import Invalid, NetdError, Unavailable, Unsupported
 from netd.kernel import netns, underlay
-from netd.model import Netns
+from netd.model import IPAddress, Netns
 from netd.runtime import cgroup
 from netd.runtime.record import Task
 from netd.topology.fleet import Fleet
@@ -46,7 +47,7 @@ DISK = Path("/var/lib/netd-topology")
 WIRE = "_wire"
 """The namespace of the wire and of etcd; no service or host can be called so."""
 
-SUBNET = "192.0.2.0/24"
+SUBNETS = {4: ip_network("192.0.2.0/24"), 6: ip_network("2001:db8:2::/64")}
 ETCD = IPv4Interface("192.0.2.254/24")
 CLIENTS = 2379
 TTL = 5
@@ -105,11 +106,14 @@ def start(project: Project, tell: Callable[[str], None] = lambda step: None) -> 
         if home / WIRE in begun:
             _say(begun[home / WIRE], _etcd(etcd, home / WIRE))
         for name in project.hosts:
-            address = _address(home / name, home)
+            number = _number(home / name, home, project.extra.underlay)
             host = _machine(home / name, begun)
-            underlay.plug(wire, host, [IPv4Interface(f"{address}/24")])
+            addresses = {
+                family: ip_interface((net[number], net.prefixlen)) for family, net in SUBNETS.items()
+            }
+            underlay.plug(wire, host, list(addresses.values()))
             if home / name in begun:
-                _say(begun[home / name], _daemon(home / name, address))
+                _say(begun[home / name], _daemon(home / name, str(addresses[project.extra.underlay].ip)))
         for name in project.hosts:
             _until(home / name, lambda name=name: _ready(home / name))  # type: ignore[misc]
             if home / name in begun:
@@ -265,13 +269,24 @@ def _tidy(home: Path) -> None:
             path.rmdir()
 
 
-def _address(directory: Path, home: Path) -> str:
-    """The address of a host: the one that it has, or the first that no other has."""
+def _number(directory: Path, home: Path, family: int) -> int:
+    """Which in its subnets a host is: what it is, or the first that no other is. Raises `Invalid` for one
+    that is up over the other family."""
     kept = directory / "address"
     if kept.exists() and _task(directory).alive():
-        return kept.read_text()
-    taken = {path.read_text() for path in home.glob("*/address") if path != kept}
-    return next(text for n in range(1, 254) if (text := f"192.0.2.{n}") not in taken)
+        address = ip_address(kept.read_text())
+        if address.version != family:
+            raise Invalid(
+                f"x-netd.underlay: {family}, but the hosts of {home.name!r} use IPv{address.version}, "
+                f"and it cannot be changed: take them down first, with `netd topology down {home.name}`"
+            )
+        return _last(address)
+    taken = {_last(ip_address(path.read_text())) for path in home.glob("*/address") if path != kept}
+    return next(number for number in range(1, 254) if number not in taken)
+
+
+def _last(address: IPAddress) -> int:
+    return int(address) - int(SUBNETS[address.version].network_address)
 
 
 def _etcd(program: str, directory: Path) -> list[str]:

@@ -104,6 +104,29 @@ def test_two_projects_of_one_file_and_a_service_that_moves(host: Host) -> None:
     assert eventually_equal(before, lambda: everything(host)) == before
 
 
+def test_the_tunnels_are_of_the_family_that_the_file_says(host: Host) -> None:
+    """Over IPv6 all that the file promises holds as well; both families are on the wire either way."""
+    file = host.lab.directory / "overlay.yaml"
+    smaller = FILE.read_text().replace("size: 1372", "size: 1352")  # the outer header is 20 bytes longer
+    file.write_text(
+        smaller.replace("hosts: {a", "underlay: 6\n  hosts: {a").replace(
+            '192.0.2.1:8080"', '[2001:db8:2::1]:8080"'
+        )
+    )
+    before = everything(host)
+    host.netd("topology", "up", file)
+    nodes = json.loads(
+        host.netd("--socket", "/run/netd-topology/overlay/a/run/netd.sock", "node", "ls", "--json")
+    )
+    assert {each["address"] for each in nodes["nodes"]} == {"2001:db8:2::1", "2001:db8:2::2"}
+    holds(host, file)
+    task = json.loads(host.sh("cat /run/netd-topology/overlay/a/task.json"))
+    assert "dst 2001:db8:2::2 " in host.sh(f"nsenter -t {task['pid']} -n bridge fdb show")
+    assert "it cannot be changed: take them down" in host.refused("topology", "up", FILE)
+    host.netd("topology", "down", file)
+    assert eventually_equal(before, lambda: everything(host)) == before
+
+
 def daemon_of(host: Host, name: str) -> int:
     """The pid, within the lab, of the daemon on a host of the topology."""
     task = json.loads(host.sh(f"cat /run/netd-topology/overlay/{name}/task.json"))

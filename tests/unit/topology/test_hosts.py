@@ -59,6 +59,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
+def test_the_wire_is_of_the_family_that_the_file_says() -> None:
+    assert project(TWO).extra.underlay == 4
+    assert project(TWO.replace("{hosts", "{underlay: 6, hosts")).extra.underlay == 6
+    with pytest.raises(Invalid, match=r"x-netd\.underlay"):
+        project(TWO.replace("{hosts", "{underlay: 5, hosts"))
+
+
 def test_without_etcd_nothing_is_begun(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(Unsupported, match="apt install etcd-server"):
