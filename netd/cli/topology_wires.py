@@ -37,23 +37,37 @@ CUT = 100.0
 @click.argument("network")
 @click.option("--loss", metavar="P%", help="The share that is lost, each way.")
 @click.option("--rate", metavar="RATE", help='What passes at most, each way, like 10mbit; "0" for no limit.')
+@click.option("--delay", default="", metavar="TIME", help="How long each packet waits, each way, like 20ms.")
+@click.option("--jitter", default="", metavar="TIME", help="How much that varies, more or less.")
+@click.option("--duplicate", default="", metavar="P%", help="The share that comes twice, each way.")
+@click.option("--seed", default=0, metavar="N", help="Where the chance of these two begins.")
 @socket_option
-def netem(topology: str, service: str, network: str, loss: str | None, rate: str | None) -> None:
+def netem(
+    topology: str, service: str, network: str, loss: str | None, rate: str | None, **more: str | int
+) -> None:
     """Change what the link of SERVICE to NETWORK does to packets, while it is up.
 
     NETWORK is its key in the file, or the interface. Without an option the file's word counts again.
     """
     from netd.topology import links
+    from netd.topology.compose import Netem
+    from netd.topology.namespaces import slow
 
+    queue = links.queued(Netem(**more), "netem")  # type: ignore[arg-type]
+    nothing = not (queue or loss or rate)
     percent = None if loss is None else links.share(loss, "--loss")
     bits = None if rate in (None, "0") else str(links.rate(str(rate), "--rate"))
     client, ends = _ends(topology, service, network)
-    if rate is not None or loss is None:
+    if rate is not None or nothing:
         for container, endpoint in ends:
             asked = endpoint.options.get(links.RATE, "") if rate is None else bits or ""
             _limit(client, container, endpoint, asked)
-    if loss is not None or rate is None:
+    if loss is not None or nothing:
         _lose(client, ends, percent)
+    container, endpoint = ends[0]
+    stated = endpoint.options.get(links.NETEM, "")
+    if queue or stated or nothing:  # a new limit has taken the queue away that stood with the old
+        slow(str(client.at(container.name).path), container, endpoint, queue or stated)
 
 
 @click.group(short_help="Cut and mend links.")

@@ -9,12 +9,14 @@ ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from socket import socket
+from socket import if_nametoindex, socket
 from typing import TypeVar
 
 from netd.errors import KernelError
-from netd.kernel import netns, sysctl
+from netd.kernel import fastnl, netem, netns, sysctl
+from netd.kernel.fastnl import Refused
 from netd.kernel.libnft import FAMILIES, command, elements_of, errno_of, library, one_line
+from netd.kernel.netem import Netem
 from netd.objects import Element, Sysctl
 
 T = TypeVar("T")
@@ -37,6 +39,20 @@ def load_rules(door: socket, label: str, text: str) -> None:
         code, _, problem = command(library(), text)
         if code:
             raise KernelError(errno_of(problem), f"rules of {label}", one_line(problem))
+
+    inside(door, label, work)
+
+
+def delay(door: socket, label: str, ifname: str, wanted: Netem | None) -> None:
+    """Have what an interface sends wait, or with None no longer. Raises `KernelError`, and `Unsupported`
+    where the kernel cannot."""
+
+    def work() -> None:
+        with fastnl.Socket() as socket:
+            try:
+                netem.put(socket, if_nametoindex(ifname), wanted)
+            except Refused as error:
+                raise KernelError(error.errno or 0, f"delay of {ifname} in {label}", error.hint) from error
 
     inside(door, label, work)
 

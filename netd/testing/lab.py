@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from netd.api import netd_pb2 as pb
 from netd.capture import points
 from netd.capture.recorder import Recorder
 from netd.capture.ring import Frame
-from netd.errors import Invalid, Unsupported
+from netd.errors import Invalid
 from netd.kernel import inner
 from netd.testing import dissect
 from netd.testing.capture import Capture
@@ -33,8 +33,9 @@ from netd.testing.processes import TIMEOUT, Completed, Process
 from netd.testing.trace import Trace
 from netd.topology import Project, links
 from netd.topology import points as places
+from netd.topology.compose import Netem
 from netd.topology.daemon import Daemon
-from netd.topology.namespaces import door, listening, lose
+from netd.topology.namespaces import door, listening, lose, slow
 
 Destination = IPv4Address | IPv6Address
 
@@ -347,16 +348,25 @@ class Lab:
                 self.client.remove_port(name, f"{where}{each.host_port}:{each.container_port}/{each.proto}")
 
     @contextmanager
-    def netem(self, ref: str, network: str = "", *, loss: float | str = 0, **more: object) -> Iterator[None]:
+    def netem(
+        self, ref: str, network: str = "", *, loss: float | str | None = None, **queue: Any
+    ) -> Iterator[None]:
         """Let the link of a container to a network lose packets, each way, while the block runs: "10%".
 
-        Afterwards the file's word counts again. Needs root. Raises `Unsupported` for delay, jitter and the
-        like, which need the kernel's netem.
+        `queue` is `delay`, `jitter`, `duplicate` and `seed` as in a file. Afterwards the file's word counts
+        again. Needs root. Raises `Unsupported` for these four where the kernel has no netem.
         """
-        if more:
-            raise Unsupported(f"{', '.join(more)} would need the kernel's netem, which netd does not drive")
-        share = links.share(str(loss), "loss") if isinstance(loss, str) else float(loss)
-        with self._lossy(ref, network, share):
+        share = links.share(loss, "loss") if isinstance(loss, str) else loss
+        wanted = links.queued(Netem(**queue), "netem")
+        endpoint, _ = self._endpoint(ref, network, 0)
+        container = self.client.container(self[ref].name)
+        api = str(self.client.at(container.name).path)
+        with ExitStack() as stack:
+            if wanted:
+                stack.callback(slow, api, container, endpoint, endpoint.options.get(links.NETEM, ""))
+                slow(api, container, endpoint, wanted)
+            if share is not None:
+                stack.enter_context(self._lossy(ref, network, share))
             yield
 
     @contextmanager

@@ -2,8 +2,9 @@
 
 A limit of the rate is the daemon's to keep (a token bucket at both ends of the pair, outside the
 container's reach). Loss is an nft rule inside the container's namespace, for what comes and for what
-goes. Delay, jitter and duplication need the kernel's netem queue, which netd does not drive: they
-are refused, because a test that believes in a delay that is not there is worse than none.
+goes. Delay, jitter and duplication are the kernel's netem queue, at both ends of the pair, the client's to
+set up like loss. Where the kernel has none they are refused, because a test that believes in a delay that is
+not there is worse than none.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from netd import names
-from netd.errors import Invalid, Unsupported
+from netd.errors import Invalid
 from netd.topology.compose import Forward, Netem
-from netd.topology.values import unknown
+from netd.topology.values import seconds, unknown
 
 LOSS = "topology.loss"
 """Option of an endpoint, which the daemon only keeps: the percentage that `loss` asked for."""
 RATE = "topology.rate"
 """Likewise: the bits a second that `rate` asked for, to go back to when they were changed meanwhile."""
+NETEM = "topology.netem"
+"""Likewise: nanoseconds of delay and of jitter, the percentage that is duplicated, and the seed of chance."""
 TO, FROM = "bandwidth.ingress", "bandwidth.egress"
 """Options of an endpoint that the daemon obeys; bits a second."""
 
@@ -38,22 +41,35 @@ _ALLOW = re.compile(
 
 
 def options(netem: Netem | None, path: str) -> dict[str, str]:
-    """The endpoint's options for `netem`. Raises `Invalid`, or `Unsupported` for what netd does not do."""
+    """The endpoint's options for `netem`. Raises `Invalid` naming the path and the value."""
     if netem is None:
         return {}
-    for what in ("delay", "jitter", "duplicate", "seed"):
-        if given := getattr(netem, what):
-            raise Unsupported(
-                f"{path}.{what}: {given!r} is not possible: netd limits the rate and loses packets; more "
-                "would need the kernel's netem, which it does not drive; leave it out"
-            )
     found = {}
     if netem.rate:
         found[RATE] = str(rate(netem.rate, f"{path}.rate"))
         found |= limits(found[RATE])
     if netem.loss:
         found[LOSS] = f"{share(netem.loss, f'{path}.loss'):g}"
+    if queue := queued(netem, path):
+        found[NETEM] = queue
     return found
+
+
+def queued(netem: Netem, path: str) -> str:
+    """What the kernel's netem queue is to do, as `NETEM` says it; "" for nothing. Raises `Invalid`."""
+    delay, jitter = (
+        round(seconds(text, f"{path}.{what}") * 10**9) if text else 0
+        for what, text in (("delay", netem.delay), ("jitter", netem.jitter))
+    )
+    duplicate = share(netem.duplicate, f"{path}.duplicate") if netem.duplicate else 0.0
+    if jitter and not delay:
+        raise Invalid(f"{path}.jitter: {netem.jitter!r} is how much a delay varies: give the delay, too")
+    if netem.seed < 0 or (netem.seed and not (jitter or duplicate)):
+        raise Invalid(
+            f"{path}.seed: {netem.seed} is where the chance of jitter and duplicate begins, at least 1: give "
+            "one of them, or leave it out; loss has no seed"
+        )
+    return f"{delay} {jitter} {duplicate:g} {netem.seed}" if delay or duplicate else ""
 
 
 def limits(bits: str) -> dict[str, str]:

@@ -14,12 +14,14 @@ from socket import socket
 from netd.api import netd_pb2 as pb
 from netd.capture import points
 from netd.capture.points import Point
-from netd.kernel import inner
+from netd.errors import Unsupported
+from netd.kernel import inner, netem
+from netd.kernel.netem import Netem
 from netd.kernel.sysctl import has_ipv6
 from netd.objects import Sysctl
 from netd.topology.compose import Forward
 from netd.topology.daemon import Daemon
-from netd.topology.links import LOSS, loss_rules, router_rules
+from netd.topology.links import LOSS, NETEM, loss_rules, router_rules
 
 FORWARDING = (
     Sysctl(("net", "ipv4", "ip_forward"), "1"),
@@ -39,6 +41,8 @@ def furnish(
         # A rule waits for the next interface of its name (since Linux 6.16), so what was there goes first.
         if LOSS in each.options or not fresh:
             lose(api, container, each.ifname, float(each.options.get(LOSS, 0)))
+        if NETEM in each.options or not fresh:
+            slow(api, container, each, each.options.get(NETEM, ""))
     if forward is None:
         return
     interfaces = {
@@ -57,6 +61,35 @@ def lose(api: str, container: pb.Container, ifname: str, percent: float) -> None
     """
     with door(api, container.name) as way:
         inner.load_rules(way, container.name, loss_rules(ifname, percent))
+
+
+def slow(api: str, container: pb.Container, endpoint: pb.Endpoint, queue: str) -> None:
+    """Let what a link carries wait or come twice, each way, as `NETEM` says; "" ends it.
+
+    Raises what `lose` raises, and `Unsupported` where the kernel has no netem.
+    """
+    wanted = _netem(queue)
+    for where, ifname in ((container.name, endpoint.ifname), ("host", endpoint.host_ifname)):
+        with door(api, where) as way:
+            inner.delay(way, where, ifname, wanted)
+
+
+def check_queues(wanted: Iterable[pb.Attachment]) -> None:
+    """Raise `Unsupported`, before anything is begun, if one needs netem and the kernel has none."""
+    for each in wanted:
+        if NETEM in each.options:
+            try:
+                netem.check()
+            except Unsupported as error:
+                raise Unsupported(f"a link of network {each.network!r} cannot be had: {error}") from None
+            return
+
+
+def _netem(queue: str) -> Netem | None:
+    if not queue:
+        return None
+    delay, jitter, duplicate, seed = queue.split()
+    return Netem(delay=int(delay), jitter=int(jitter), duplicate=float(duplicate) / 100, seed=int(seed))
 
 
 def listening(daemon: Daemon, targets: Iterable[str]) -> list[Point]:

@@ -88,8 +88,8 @@ def _attachments(link: Link, ends: Sequence[LinkEnd], path: str) -> Iterator[Att
     netem = link.netem
     links.options(netem, f"{path}.netem")  # what it refuses is named as the file has it
     for n, end in enumerate(ends):
-        # What is lost is lost at the first end, whichever way it goes; or it would be lost twice.
-        own = netem if n == 0 or netem is None else msgspec.structs.replace(netem, loss="")
+        # What is lost or waits does so at the first end, whichever way it goes; or it would twice.
+        own = netem if n == 0 or netem is None else Netem(rate=netem.rate)
         yield AttachmentFile(
             aliases=end.aliases,
             ipv4_address=ipv4[n],

@@ -19,7 +19,7 @@ from netd.errors import NetdError, NotFound, Unavailable
 from netd.topology.daemon import Daemon
 from netd.topology.fleet import OVERLAY
 from netd.topology.health import last_words, wait_until_healthy
-from netd.topology.namespaces import furnish
+from netd.topology.namespaces import check_queues, furnish
 from netd.topology.plan import Existing, Plan, Start, existing, plan, removal
 from netd.topology.project import Project
 from netd.topology.services import GRACE_LABEL, SERVICE_LABEL, ProjectService
@@ -53,6 +53,7 @@ def up(client: Daemon, project: Project, *, tell: Tell = _silent, wait: bool = T
 
 def carry_out(client: Daemon, project: Project, planned: Plan, *, tell: Tell, wait: bool) -> Plan:
     """Do what `plan` said; see `up`."""
+    check_queues(each for one in project.containers for each in one.request.networks)
     work = _Work(client, project, planned, tell, wait)
     try:
         work.through()

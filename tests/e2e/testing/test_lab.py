@@ -71,7 +71,7 @@ def test_links_that_lose_packets(runs: Runs) -> None:
                     lab["web"].send(packet, count=100)
                     lab["web"].exec("ping", "-c", "30", "-i", "0.01", lab.ip("api", "front"), check=False)
             assert 0 < len(cap.matching(ICMP(type=0), "web:eth0")) < 30
-            with pytest.raises(Exception, match="delay would need the kernel's netem"):
+            with pytest.raises(Exception, match="delay, jitter, duplicate and seed need the kernel's netem"):
                 with lab.netem("api", delay="10ms"):
                     pass
         """)

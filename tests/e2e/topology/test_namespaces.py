@@ -66,6 +66,32 @@ def test_a_rate_is_a_bucket_on_the_hosts_side(host: Host, pair: Path) -> None:
     assert "rate 2Mbit" in host.output("tc", "qdisc", "show", "dev", endpoint["host_ifname"])
 
 
+def test_a_delay_is_there_or_refused_before_anything_is_begun(host: Host) -> None:
+    path = host.lab.directory / "slow.yaml"
+    path.write_text(PAIR.replace("rate: 2mbit", "rate: 2mbit, delay: 20ms"))
+    if (
+        host.run(
+            "unshare", "-n", "tc", *["qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+        ).returncode
+        == 0
+    ):
+        host.netd("topology", "up", path)
+        wrote = host.netd("topology", "exec", "pair", "a", "ping", "-n", "-c", "3", "10.78.0.9")
+        assert float(wrote.rpartition(" = ")[2].split("/")[0]) >= 40, "20 ms each way"
+        host.netd("topology", "down", path)
+        return
+    before = host.census()
+    message = host.refused("topology", "up", path)
+    assert "network 'pair_n'" in message
+    assert "modprobe sch_netem" in message
+    assert host.census() == before
+    path.write_text(PAIR)
+    host.netd("topology", "up", path)
+    assert "modprobe sch_netem" in host.refused("topology", "netem", "pair", "a", "n", "--delay", "20ms")
+    host.netd("topology", "netem", "pair", "a", "n")
+    assert answered(host) == 5
+
+
 def test_a_router_forwards_only_behind_its_filter(host: Host) -> None:
     file = ROOT / "topologies" / "router.yaml"
     host.netd("topology", "up", file)

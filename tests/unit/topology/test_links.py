@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from netd.errors import Invalid, NetdError, Unsupported
+from netd.errors import Invalid, NetdError
 from netd.topology.compose import Forward, Netem
 from netd.topology.links import Pass, loss_rules, options, passes, router_rules
 from netd.topology.picture import picture
@@ -30,10 +30,11 @@ def test_rate_and_loss_become_options_of_the_endpoint() -> None:
     assert options(None, "p") == options(Netem(), "p") == {}
 
 
-@pytest.mark.parametrize("what", ["delay", "jitter", "duplicate"])
-def test_what_netd_does_not_do_is_refused_and_never_skipped(what: str) -> None:
-    with pytest.raises(Unsupported, match=rf"^p\.{what}: '1' is not possible"):
-        options(Netem(**{what: "1"}), "p")  # type: ignore[arg-type]
+def test_what_waits_or_comes_twice_is_one_option() -> None:
+    assert options(Netem(delay="20ms", jitter="1.5ms", duplicate="0.5%", seed=7), "p") == {
+        "topology.netem": "20000000 1500000 0.5 7"
+    }
+    assert options(Netem(delay="1s"), "p") == {"topology.netem": "1000000000 0 0 0"}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,14 @@ def test_what_netd_does_not_do_is_refused_and_never_skipped(what: str) -> None:
         (Netem(loss="0.5"), "p.loss: '0.5'"),
         (Netem(loss="101%"), "p.loss: '101%'"),
         (Netem(seed=7), "p.seed: 7"),
+        (
+            Netem(delay="1ms", loss="1%", seed=7),
+            "p.seed: 7 is where the chance of jitter",
+        ),
+        (Netem(duplicate="1%", seed=-1), "p.seed: -1"),
+        (Netem(delay="20"), "p.delay: '20'"),
+        (Netem(jitter="2ms"), "p.jitter: '2ms' is how much a delay varies"),
+        (Netem(duplicate="2"), "p.duplicate: '2'"),
     ],
 )
 def test_what_cannot_be_read_is_named(netem: Netem, path: str) -> None:

@@ -91,8 +91,8 @@ def test_families_and_addresses_are_as_asked() -> None:
         ("{endpoints: [r1, r2], subnet: 'fd00::/64'}", r"links\[0\]\.subnet: fd00::/64 is not of IPv4"),
         ("{endpoints: [r1, r2], subnet: 10.9.0.0/32}", "has no two addresses"),
         (
-            "{endpoints: [r1, r2], netem: {delay: 5ms}}",
-            r"links\[0\]\.netem\.delay: '5ms' is not possible",
+            "{endpoints: [r1, r2], netem: {delay: 5}}",
+            r"links\[0\]\.netem\.delay",
         ),
     ],
 )
