@@ -306,6 +306,7 @@ def test_a_stale_answer_is_given_while_the_server_is_away(
         post.cache.put(key, reply, post.loop.now - age)
         answer, _ = post.ask()
         assert answer.rcode() == expected
+        assert bool(post.forwarder._flights) == (age == 30.0), "the asking goes on behind a stale answer"
         until(post.loop, lambda: not post.forwarder._flights)
     post.cache.put(key, reply, post.loop.now - 30.0)
     monkeypatch.setattr(forward, "STALE_AFTER", 60.0)
@@ -315,6 +316,26 @@ def test_a_stale_answer_is_given_while_the_server_is_away(
     server.behave = says("192.0.2.2")
     until(post.loop, lambda: not post.forwarder._flights)
     assert told(post.ask()[0]) == ["192.0.2.2"], "it must have been asked for in the background"
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, None], ids=["refusing", "gone"])
+def test_a_stale_answer_is_given_at_once_when_no_server_can(
+    post: Post, monkeypatch: pytest.MonkeyPatch, rcode: dns.rcode.Rcode | None
+) -> None:
+    monkeypatch.setattr(forward, "STALE_AFTER", 60.0)
+    server = post.server(says("192.0.2.1", ttl=1))
+    post.use(server)
+    post.ask()
+    ((key, entry),) = post.cache._entries.items()
+    post.cache.put(key, entry.reply, post.loop.now - 30.0)
+    if rcode is None:
+        server.close()
+    else:
+        server.behave = says(rcode=rcode)
+    answer, _ = post.ask()
+    assert told(answer) == ["192.0.2.1"]
+    assert answer.answer[0].ttl == forward.STALE_TTL
 
 
 def test_a_client_runs_out_of_its_own_share_only(post: Post) -> None:
@@ -334,7 +355,10 @@ def test_a_crowd_leaves_room_for_the_modest(post: Post) -> None:
     crowd = [
         post.send(f"n{n}.{m}.example.com", source=f"10.0.1.{m}")[1] for m in range(50) for n in range(128)
     ]
-    assert len(post.forwarder._flights) <= forward.FLIGHTS_MOST
+    assert len(post.forwarder._flights) == forward.FLIGHTS_MOST
+    greedy = forward.CROWDED // forward.CLIENT_MOST
+    modest = (forward.FLIGHTS_MOST - forward.CROWDED) // forward.CLIENT_CROWDED
+    assert len(post.forwarder._waiting) == greedy + modest, "who comes when it is crowded has a smaller share"
     until(post.loop, lambda: all(client.replies for client in crowd), 10)
     until(post.loop, lambda: not post.forwarder._flights)
 
