@@ -139,12 +139,16 @@ class Netns:
     can come to mean another namespace later, so whoever opens it compares (`device`, `inode`) of
     what was opened with these and refuses a difference. `label` is what a person reads. Two values
     with the same device and inode are equal: they are the same namespace.
+
+    That holds as long as both live. The kernel gives the lowest inode that is free, so the next namespace
+    may well have that of one that just ended; `cookie` is never given twice in a boot (0: not known).
     """
 
     label: str = field(compare=False)
     path: str = field(compare=False)
     device: int
     inode: int
+    cookie: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Network namespaces: made, identified, entered, let go.
 
-A namespace is known by (device, inode) of its nsfs file; a path is only where to look for it, and
-what is found there is compared before it is used. Nothing here holds a namespace open between two
-calls, and no socket inside one is kept: a socket keeps its namespace alive, so a cache of them
-would keep dead containers' interfaces alive too, to save the 0.1 ms that entering costs.
+A namespace is known by (device, inode) of its nsfs file, and by its cookie, because inodes are used
+again; a path is only where to look for it, and what is found there is compared before it is used.
+Nothing here holds a namespace open between two calls, and no socket inside one is kept: a socket keeps
+its namespace alive, so a cache of them would keep dead containers' interfaces alive too, to save the
+0.1 ms that entering costs.
 
 Only short-lived threads change namespace (`inside`). The thread ends afterwards, so that no thread
 of the process ever does later work in the wrong place. What such a thread may use: its own
@@ -18,12 +19,13 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from fcntl import ioctl
 from functools import partial
 from pathlib import Path
-from socket import if_nametoindex
+from socket import AF_UNIX, SOL_SOCKET, if_nametoindex, socket
 from typing import TypeVar
 
 from netd.errors import AlreadyExists, Invalid, KernelError, NotFound
@@ -34,6 +36,8 @@ from netd.model import Netns
 from netd.objects import Sysctl
 
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
+NS_GET_ID = 0x8008B70D  # the same, since 6.18: _IOR(0xb7, 13, __u64)
+SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h
 SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h
 MS_BIND, MNT_DETACH, UMOUNT_NOFOLLOW = 0x1000, 0x2, 0x8  # include/linux/mount.h
 LABEL = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
@@ -52,12 +56,35 @@ def identify(path: str, label: str) -> Netns:
     descriptor = _open(path, label)
     try:
         found = os.fstat(descriptor)
+        number = cookie(descriptor)
     finally:
         os.close(descriptor)
     own = Path(OWN).stat()
     if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
         raise Invalid(f"{path!r} is the host's own network namespace; give that of a container")
-    return Netns(label=label, path=path, device=found.st_dev, inode=found.st_ino)
+    return Netns(label=label, path=path, device=found.st_dev, inode=found.st_ino, cookie=number)
+
+
+def cookie(namespace: int) -> int:
+    """What the kernel gives to no other network namespace in this boot; 0 before Linux 5.14.
+
+    Linux 6.18 tells it of the descriptor; before, a socket inside has to be asked.
+    """
+    number = bytearray(8)
+    try:
+        ioctl(namespace, NS_GET_ID, number)
+    except OSError:
+
+        def body() -> bytes:
+            _check(_libc.setns(namespace, CLONE_NEWNET), "enter a network namespace")
+            with socket(AF_UNIX) as inside:
+                return inside.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8)
+
+        try:
+            return int.from_bytes(blocking(body, "cookie"), sys.byteorder)
+        except OSError:
+            return 0
+    return int.from_bytes(number, sys.byteorder)
 
 
 def _open(path: str, label: str) -> int:
@@ -89,6 +116,12 @@ def open_checked(netns: Netns) -> int:
         raise NotFound(
             f"network namespace {netns.label!r} is gone: {netns.path!r} leads to another one "
             f"({found.st_dev}:{found.st_ino} instead of {netns.device}:{netns.inode})"
+        )
+    if netns.cookie and cookie(descriptor) != netns.cookie:
+        os.close(descriptor)
+        raise NotFound(
+            f"network namespace {netns.label!r} is gone: {netns.path!r} leads to another one "
+            f"that has its inode {netns.inode} now"
         )
     return descriptor
 

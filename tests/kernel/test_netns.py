@@ -191,3 +191,22 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
             netns.identify("/proc/thread-self/ns/mnt", "web")
     assert sorted(descriptors()) == before
     netns.delete(Path(made.path))
+
+
+async def test_one_that_has_the_inode_of_another_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives the lowest inode that is free, so this is what a new namespace at an old path is."""
+    made = await netns.create(tmp_path / "netns", "web")
+    assert made.cookie
+    assert netns.alive(made)
+    before = replace(made, cookie=made.cookie + 1)
+    assert not netns.alive(before)
+    with pytest.raises(NotFound, match="another one that has its inode"):
+        await netns.inside(before, own)
+    assert netns.alive(replace(made, cookie=0)), "a record from before cookies were written down"
+    # A kernel before 6.18 has no such ioctl; a socket inside says the same.
+    monkeypatch.setattr(netns, "NS_GET_ID", 0xB7FF)
+    assert netns.identify(made.path, "web").cookie == made.cookie
+    assert not netns.alive(before)
+    netns.delete(Path(made.path))

@@ -56,7 +56,7 @@ SANDBOX = Sandbox(
     id="cd" * 16,
     name="web",
     owner=Owner.CNI,
-    netns=Netns(label="web", path="/run/netns/web", device=4, inode=4026532000),
+    netns=Netns(label="web", path="/run/netns/web", device=4, inode=4026532000, cookie=7),
     hostname="web.example",
     ports=(PortMapping(proto=Proto.UDP, host_ip=ip_address("::1"), host_port=53, container_port=5353),),
     exposed=((Proto.TCP, 80), (Proto.UDP, 81)),
