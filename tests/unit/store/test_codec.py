@@ -77,6 +77,7 @@ ENDPOINT = Endpoint(
     aliases=("www",),
     routes=(StaticRoute(destination=ip_network("10.1.0.0/16"), via=ip_address("10.89.0.9")),),
     options={"x": "y"},
+    announced=False,
 )
 NODE = Node(
     name="h1",
