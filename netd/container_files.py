@@ -49,11 +49,14 @@ class Files:
 def write(record: Record, directory: Path, view: View, extra: Iterable[tuple[str, IPAddress]]) -> None:
     """Make the three files say what is true in `view`; `extra` are the --add-host entries."""
     endpoints = view.endpoints_of(record.id)
-    resolv, base = etcfiles.resolv_conf(endpoints, view.networks), etcfiles.LOOPBACK
+    servers, searches, options = record.request.dns, record.request.dns_search, record.request.dns_options
+    resolv, base = etcfiles.resolv_conf(endpoints, view.networks, searches, options), etcfiles.LOOPBACK
     if record.netns is None:
         base = _host_file("/etc/hosts")
-        servers = record.request.dns
-        resolv = "".join(f"nameserver {s}\n" for s in servers) or _host_file("/etc/resolv.conf")
+        own = _host_file("/etc/resolv.conf")
+        resolv = "".join(f"nameserver {s}\n" for s in servers) or own
+        if searches or options:  # what a later line says counts (resolv.conf(5))
+            resolv = f"{resolv.rstrip()}\n{etcfiles.asked_of_resolver(searches, options)}".lstrip()
     hosts = etcfiles.hosts(
         hostname=record.hostname, name=record.name, endpoints=endpoints, extra=extra, base=base
     )

@@ -45,8 +45,16 @@ def own_lines(hostname: str, name: str, endpoints: Sequence[Endpoint]) -> list[s
     return [f"{address.ip}\t{own}\n" for endpoint in endpoints for address in endpoint.addresses]
 
 
-def resolv_conf(endpoints: Sequence[Endpoint], networks: Mapping[str, Network]) -> str:
-    """/etc/resolv.conf of a container in these networks; empty where it is in none."""
+def resolv_conf(
+    endpoints: Sequence[Endpoint],
+    networks: Mapping[str, Network],
+    searches: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> str:
+    """/etc/resolv.conf of a container in these networks; empty where it is in none.
+
+    `searches` are domains to look in, instead of the only network's own; "." stands for none.
+    """
     joined = [networks[endpoint.network] for endpoint in endpoints]
     servers = [
         f"nameserver {subnet.gateway}\n"
@@ -59,5 +67,14 @@ def resolv_conf(endpoints: Sequence[Endpoint], networks: Mapping[str, Network]) 
         return ""
     # With several networks a search list would have to choose one of them to win; the DNS itself
     # looks in all networks of whoever asks.
-    search = f"search {joined[0].name}\n" if len(joined) == 1 else ""
-    return "".join(servers) + search + "options ndots:0\n"
+    searches = searches or [network.name for network in joined if len(joined) == 1]
+    if not any(option.startswith("ndots:") for option in options):
+        options = ("ndots:0", *options)
+    return "".join(servers) + asked_of_resolver(searches, options)
+
+
+def asked_of_resolver(searches: Sequence[str], options: Sequence[str]) -> str:
+    """The lines of /etc/resolv.conf that say where to look and how."""
+    domains = [domain for domain in searches if domain != "."]
+    lines = (("search", domains), ("options", options))
+    return "".join(f"{word} {' '.join(values)}\n" for word, values in lines if values)

@@ -35,6 +35,8 @@ EVERY_INTERFACE = "net/ipv6/conf/all/disable_ipv6"
 _OF_INTERFACE = re.compile(r"net/ipv[46]/conf/(?!(?:all|default|lo)/)[^/]+/[^/]+")
 _SEPARATORS = str.maketrans("./", "/.")
 
+_RESOLVER_OPTION = re.compile(r"[a-z0-9][a-z0-9-]*(:\d{1,5})?")
+
 LEAST_MEMORY = 6 * 1024 * 1024
 """Below this the first process is killed while it is being set up (docker draws the same line)."""
 
@@ -75,6 +77,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     expose: tuple[str, ...] = ()
     hostname: str = ""
     dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
     hosts: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
     volumes: tuple[str, ...] = ()
@@ -126,6 +130,7 @@ def check(request: Request) -> Launch:
     _check_environment(request.env)
     if request.hostname:
         _hostname("--hostname", request.hostname)
+    _check_resolver(request)
     _absolute("--workdir", request.workdir or "/")
     if request.rootfs not in ("", "host"):
         _absolute("--rootfs", request.rootfs)
@@ -326,6 +331,15 @@ def _check_limits(request: Request) -> None:
         raise Invalid(f"a terminal of {request.columns}x{request.rows} is too large")
 
 
+def _check_resolver(request: Request) -> None:
+    for domain in request.dns_search:
+        if domain != ".":
+            _hostname("--dns-search", domain.removesuffix("."))
+    for option in request.dns_options:
+        if not _RESOLVER_OPTION.fullmatch(option):
+            raise Invalid(f"--dns-option {option!r} is not one of resolv.conf(5), like timeout:1 or rotate")
+
+
 def _networks(attachments: tuple[Attachment, ...]) -> tuple[Mode, tuple[Want, ...]]:
     special = [each.network for each in attachments if is_special(each.network)]
     if not special:
@@ -352,6 +366,8 @@ def _check_sharing(request: Request, named: str) -> None:
     for option, given in (
         ("--hostname", request.hostname),
         ("--dns", ", ".join(request.dns)),
+        ("--dns-search", ", ".join(request.dns_search)),
+        ("--dns-option", ", ".join(request.dns_options)),
         ("--add-host", ", ".join(request.hosts)),
         ("--expose", ", ".join(request.expose)),
         ("--sysctl", ", ".join(key for key in request.sysctls if key.startswith("net."))),

@@ -146,6 +146,8 @@ def run_request(message: pb.RunRequest) -> Request:
         expose=tuple(message.expose),
         hostname=message.hostname,
         dns=tuple(message.dns),
+        dns_search=tuple(message.dns_search),
+        dns_options=tuple(message.dns_options),
         hosts=dict(message.hosts),
         env=dict(message.env),
         volumes=tuple(message.volumes),

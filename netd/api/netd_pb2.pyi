@@ -366,7 +366,7 @@ class UpdateEndpointRequest(_message.Message):
     def __init__(self, container: _Optional[str] = ..., network: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RunRequest(_message.Message):
-    __slots__ = ("name", "command", "detach", "remove", "interactive", "tty", "window", "networks", "publish", "hostname", "dns", "hosts", "env", "volumes", "workdir", "user", "memory", "cpus", "pids", "cap_add", "cap_drop", "sysctls", "read_only", "rootfs", "labels", "expose")
+    __slots__ = ("name", "command", "detach", "remove", "interactive", "tty", "window", "networks", "publish", "hostname", "dns", "hosts", "env", "volumes", "workdir", "user", "memory", "cpus", "pids", "cap_add", "cap_drop", "sysctls", "read_only", "rootfs", "labels", "expose", "dns_search", "dns_options")
     class HostsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +421,8 @@ class RunRequest(_message.Message):
     ROOTFS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     EXPOSE_FIELD_NUMBER: _ClassVar[int]
+    DNS_SEARCH_FIELD_NUMBER: _ClassVar[int]
+    DNS_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     command: _containers.RepeatedScalarFieldContainer[str]
     detach: bool
@@ -447,7 +449,9 @@ class RunRequest(_message.Message):
     rootfs: str
     labels: _containers.ScalarMap[str, str]
     expose: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., detach: _Optional[bool] = ..., remove: _Optional[bool] = ..., interactive: _Optional[bool] = ..., tty: _Optional[bool] = ..., window: _Optional[_Union[WindowSize, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ..., publish: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., dns: _Optional[_Iterable[str]] = ..., hosts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., volumes: _Optional[_Iterable[str]] = ..., workdir: _Optional[str] = ..., user: _Optional[str] = ..., memory: _Optional[int] = ..., cpus: _Optional[float] = ..., pids: _Optional[int] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., read_only: _Optional[bool] = ..., rootfs: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., expose: _Optional[_Iterable[str]] = ...) -> None: ...
+    dns_search: _containers.RepeatedScalarFieldContainer[str]
+    dns_options: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., detach: _Optional[bool] = ..., remove: _Optional[bool] = ..., interactive: _Optional[bool] = ..., tty: _Optional[bool] = ..., window: _Optional[_Union[WindowSize, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ..., publish: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., dns: _Optional[_Iterable[str]] = ..., hosts: _Optional[_Mapping[str, str]] = ..., env: _Optional[_Mapping[str, str]] = ..., volumes: _Optional[_Iterable[str]] = ..., workdir: _Optional[str] = ..., user: _Optional[str] = ..., memory: _Optional[int] = ..., cpus: _Optional[float] = ..., pids: _Optional[int] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., read_only: _Optional[bool] = ..., rootfs: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., expose: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WindowSize(_message.Message):
     __slots__ = ("rows", "columns")

@@ -40,6 +40,8 @@ from netd.cli.values import Size, attachment, environment, extra_hosts, pairs, r
     "--hostname", "-h", default="", metavar="NAME", help="Its own host name.  [default: its short id]"
 )
 @click.option("--dns", multiple=True, metavar="IP", help="DNS server to forward to.")
+@click.option("--dns-search", multiple=True, metavar="DOMAIN", help="Where to look for short names.")
+@click.option("--dns-option", "dns_options", multiple=True, metavar="OPTION", help="Of resolv.conf(5).")
 @click.option("--add-host", multiple=True, metavar="NAME:IP", help="A line for its /etc/hosts.")
 @click.option("--env", "-e", multiple=True, metavar="K[=V]", help="A variable; K alone takes yours.")
 @click.option("--env-file", multiple=True, metavar="FILE", help="Read variables from a file.")

@@ -172,6 +172,8 @@ def _request(file: Service, around: Surroundings, path: str) -> pb.RunRequest:
         tty=values.boolean(file.tty, f"{path}.tty"),
         hostname=file.hostname,
         dns=values.names(file.dns),
+        dns_search=values.names(file.dns_search),
+        dns_options=file.dns_opt,
         hosts=values.extra_hosts(file.extra_hosts, f"{path}.extra_hosts"),
         env=values.environment(file.environment, files, around.variables, f"{path}.environment"),
         volumes=[_volume(each, around, f"{path}.volumes[{n}]") for n, each in enumerate(file.volumes)],
@@ -255,6 +257,8 @@ def _mode(key: str, file: Service, around: Surroundings, path: str) -> list[pb.A
         for what, asked in (
             ("hostname", file.hostname),
             ("dns", file.dns),
+            ("dns_search", file.dns_search),
+            ("dns_opt", file.dns_opt),
             ("extra_hosts", file.extra_hosts),
             ("expose", file.expose),
         ):

@@ -62,6 +62,7 @@ def test_environment_workdir_hostname_and_user(front: Host) -> None:
 def test_its_own_files_name_it(front: Host) -> None:
     done = run(
         *(front, "--name", "web", "--add-host", "printer:192.0.2.9", "--dns", "192.0.2.53"),
+        *("--dns-search", "corp.example", "--dns-option", "timeout:1"),
         *("--", "cat", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"),
     )
     assert "127.0.0.1" in done.stdout
@@ -69,6 +70,9 @@ def test_its_own_files_name_it(front: Host) -> None:
     assert "printer" in done.stdout
     assert "web" in done.stdout
     assert "nameserver" in done.stdout
+    assert "search corp.example\noptions ndots:0 timeout:1\n" in done.stdout
+    on_the_host = ("run", "--rm", "--network", "host", "--dns-search", "lab", "--")
+    assert front.netd(*on_the_host, "tail", "-n1", "/etc/resolv.conf") == "search lab\n"
 
 
 def test_it_sees_only_itself(front: Host) -> None:

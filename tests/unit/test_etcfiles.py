@@ -47,6 +47,16 @@ def test_resolv_conf_of_several_networks_searches_none() -> None:
     )
 
 
+def test_resolv_conf_says_where_to_look_and_how() -> None:
+    servers = "nameserver 10.0.0.1\nnameserver fd00::1\n"
+    for searches, options, lines in (
+        (["corp.example", "lab"], ["timeout:1"], "search corp.example lab\noptions ndots:0 timeout:1\n"),
+        (["."], ["ndots:2", "rotate"], "options ndots:2 rotate\n"),
+        ([], ["rotate"], "search front\noptions ndots:0 rotate\n"),
+    ):
+        assert etcfiles.resolv_conf([FRONT], NETWORKS, searches, options) == servers + lines
+
+
 def test_resolv_conf_without_network_is_empty() -> None:
     assert etcfiles.resolv_conf([], {}) == ""
 

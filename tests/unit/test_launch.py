@@ -53,6 +53,8 @@ def network(name: str, *subnets: str, internal: bool = False) -> Network:
         ({"rows": 70000}, "70000"),
         ({"dns": ("dns.example",)}, "--dns 'dns.example'"),
         ({"dns": ("fe80::1%eth0",)}, "zone"),
+        ({"dns_search": ("corp example",)}, "--dns-search 'corp example'"),
+        ({"dns_options": ("timeout:1\nnameserver",)}, "--dns-option"),
         ({"hosts": {"db": "10.0.0.300"}}, "--add-host db '10.0.0.300'"),
         ({"hosts": {"d b": "10.0.0.3"}}, "'d b'"),
         ({"hosts": {"db": "10.0.0.3,"}}, "--add-host db ''"),

@@ -37,6 +37,8 @@ env_file: vars.env
 expose: ["80-81", 53/udp]
 hostname: w
 dns: 9.9.9.9
+dns_search: [corp.example, lab]
+dns_opt: [timeout:1]
 extra_hosts: ["db=10.0.0.9"]
 volumes: [data:/data, ./conf:/conf:ro, ../x:/x]
 working_dir: /srv
@@ -62,6 +64,7 @@ stop_grace_period: 2s
     assert dict(found.env) == {"A": "1", "B": "caller", "C": "3"}
     assert list(found.expose) == ["80/tcp", "81/tcp", "53/udp"]
     assert (found.hostname, list(found.dns), dict(found.hosts)) == ("w", ["9.9.9.9"], {"db": "10.0.0.9"})
+    assert (list(found.dns_search), list(found.dns_options)) == (["corp.example", "lab"], ["timeout:1"])
     assert list(found.volumes) == ["/state/volumes/shop_data:/data", "/lab/conf:/conf:ro", "/x:/x"]
     assert (found.workdir, found.user, found.rootfs) == ("/srv", "1000:1000", "/lab/roots/base")
     assert (found.read_only, found.tty, found.interactive) == (True, True, True)
