@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface
 
 from netd.errors import Unavailable
@@ -108,6 +108,11 @@ def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 def message(kind: int, flags: int, body: bytes) -> bytes:
     """A request with sequence number and port 0; `Socket` numbers it."""
     return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, 0, 0) + body
+
+
+def numbered(request: bytes, sequence: int) -> bytes:
+    """`request` with its sequence number."""
+    return request[:8] + _U32.pack(sequence) + request[12:]
 
 
 def packed_mac(mac: str) -> bytes:
@@ -336,12 +341,14 @@ class Socket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, request: bytes) -> int:
+    def _next(self) -> int:
         self._sequence = self._sequence % 0x7FFFFFFF + 1
-        numbered = bytearray(request)
-        _U32.pack_into(numbered, 8, self._sequence)
-        self._socket.send(numbered)
         return self._sequence
+
+    def _send(self, request: bytes) -> int:
+        sequence = self._next()
+        self._socket.send(numbered(request, sequence))
+        return sequence
 
     def _answers(self, sequence: int) -> Iterator[tuple[int, int, bytes]]:
         """(type, flags, body) of each message that answers `sequence`; older leftovers are skipped."""
@@ -360,6 +367,20 @@ class Socket:
             if kind == NLMSG_ERROR:
                 _raise_for(flags, body)
                 return
+
+    def batch(self, make: Callable[[int], bytes | None]) -> bool:
+        """Send the messages that `make` gives for a sequence number, the last of which asks for an
+        acknowledgement, and wait for that. False where it gives none. Raises `Refused`."""
+        sequence = self._next()
+        messages = make(sequence)
+        if messages is None:
+            return False
+        self._socket.send(messages)
+        for kind, flags, body in self._answers(sequence):
+            if kind == NLMSG_ERROR:
+                _raise_for(flags, body)
+                break
+        return True
 
     def get(self, message: bytes) -> bytes | None:
         """Ask for one object; None where the kernel answers that there is none (ENODEV, ENOENT)."""

@@ -14,16 +14,16 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import nftables
 
 from netd import firewall
 from netd.errors import KernelError, NetdError, Unsupported
-from netd.kernel import fastnl, nftget, threads
+from netd.kernel import fastnl, nftget, nftput, threads
 from netd.kernel.netns import settled
-from netd.objects import Atom, Element
+from netd.objects import Atom, Element, Op
 
 T = TypeVar("T")
 FAMILIES = ("inet", "bridge", "arp")
@@ -134,11 +134,22 @@ class Context:
         """What `nftget.generation` says; None where it cannot be asked, for want of descriptors: undoing must
         go on."""
         try:
-            if self._asking is None:
-                self._asking = fastnl.Socket(fastnl.NETLINK_NETFILTER)
-            return nftget.generation(self._asking)
+            return nftget.generation(self._socket())
         except (OSError, NetdError):
             return None
+
+    def write(self, ops: Sequence[Op]) -> bool:
+        """Do `ops`, about elements, in one transaction past the library. False where it failed:
+        nothing has been changed, and the library can say why."""
+        try:
+            return self._socket().batch(lambda sequence: nftput.transaction(ops, sequence))
+        except OSError:
+            return False
+
+    def _socket(self) -> fastnl.Socket:
+        if self._asking is None:
+            self._asking = fastnl.Socket(fastnl.NETLINK_NETFILTER)
+        return self._asking
 
     def _library(self) -> nftables.Nftables:
         if self._nft is None:

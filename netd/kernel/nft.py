@@ -6,8 +6,9 @@ a transaction fails it is split in halves until the guilty request stands alone;
 through. A request itself is all or nothing.
 
 Writing and listing have a thread and a libnftables context each, because listing everything takes
-tens of milliseconds and no attachment should wait behind it. Writing uses text, which costs two thirds
-of JSON and whose every component `netd.firewall.element_text` has checked by type.
+tens of milliseconds and no attachment should wait behind it. What an attachment writes goes to the kernel
+by hand (`netd.kernel.nftput`); the rest, and what the kernel refuses, to the library as text, which costs
+two thirds of JSON and whose every component `netd.firewall.element_text` has checked by type.
 
 The rules are part of what is observed. An outsider may flush a chain and leave all elements, which
 then protect nobody. So what is listed is compared with what the kernel makes of the rule set in a
@@ -271,23 +272,29 @@ class Nft:
 
     def _transact(self, batch: list[Request]) -> list[Exception | None]:
         """Try the batch as one transaction; the outcome of each request, None for success."""
-        if self._send([command for request in batch for command in request.text]) is None:
-            self._note(op for request in batch for op in request.ops)
+        ops = [op for request in batch for op in request.ops]
+        if self._send([command for request in batch for command in request.text], ops) is None:
+            self._note(ops)
             return [None] * len(batch)
         if len(batch) == 1:
             return [self._alone(batch[0])]
         middle = len(batch) // 2
         return self._transact(batch[:middle]) + self._transact(batch[middle:])
 
-    def _send(self, text: Sequence[str], *, even_empty: bool = False) -> KernelError | None:
-        """Commit `text`, together with the rule set if that is damaged."""
+    def _send(
+        self, text: Sequence[str], ops: Sequence[Op] = (), *, even_empty: bool = False
+    ) -> KernelError | None:
+        """Commit `text`, together with the rule set if that is damaged. `ops` are the same without words, for
+        the fast way."""
         if not text and not even_empty:
             return None
         repairing = self._damaged
         self._wrote(len(text) + repairing)
         before = self._writer.generation()
-        whole = [firewall.RULESET, firewall.MENDING, *text] if repairing else text
-        code, _, problem = self._writer.text("\n".join(whole))
+        code, problem = 0, ""
+        if repairing or not ops or not self._writer.write(ops):
+            whole = [firewall.RULESET, firewall.MENDING, *text] if repairing else text
+            code, _, problem = self._writer.text("\n".join(whole))
         after = self._writer.generation()
         if before is not None and before == self._seen_intact and after in (before, before + 1):
             self._seen_intact = after  # nobody else's was in between

@@ -42,7 +42,8 @@ def some(wanted: Collection[KernelObject]) -> frozenset[KernelObject]:
     """What `host` says of `wanted`, objects of endpoints on the host, and of the links that they are about.
 
     Each link and element is asked for by itself, so the cost follows from `wanted` and not from what else
-    there is. Only queues cannot be had so: the kernel tells those of all links.
+    there is. Only queues cannot be had so: asked for those of one link, the kernel tells every listener of
+    them as if they had changed (tc_get_qdisc), and a look at the whole host would follow; so it lists all.
     """
     found: set[KernelObject] = set(nftget.present(each for each in wanted if isinstance(each, Element)))
     sysctls = frozenset(each.path for each in wanted if isinstance(each, Sysctl))

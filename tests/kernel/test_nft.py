@@ -15,7 +15,7 @@ from netd.kernel import nftget
 from netd.kernel.host import HostKernel
 from netd.kernel.libnft import Context
 from netd.kernel.ports import ApplyError
-from netd.objects import Add, Atom, Element, Remove
+from netd.objects import Add, Atom, Change, Element, Remove
 
 Shell = Callable[[str], str]
 SAMPLES: dict[str, Atom] = {
@@ -55,6 +55,38 @@ async def test_an_element_of_every_set_is_found_by_its_key(host_kernel: HostKern
     assert list(nftget.present(replace(item, value=(*item.value[:-1], 9)) for item in maps)) == []
     await host_kernel.apply([Remove(item) for item in EVERY_SET[::2]])
     assert list(nftget.present(EVERY_SET)) == EVERY_SET[1::2]
+
+
+async def test_what_is_written_by_hand_is_what_the_library_would_write(
+    host_kernel: HostKernel, sh: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes in the kernel: the library lists the one as it lists the other."""
+    by_hand = [item for item in EVERY_SET if firewall.SETS[item.family, item.set].value != firewall.COUNT]
+    asked: list[str] = []
+    text = Context.text
+    monkeypatch.setattr(Context, "text", lambda self, words: (asked.append(words), text(self, words))[1])  # type: ignore[func-returns-value]
+    await host_kernel.apply([Add(item) for item in by_hand])
+    await host_kernel.apply([Add(item) for item in by_hand])  # there already, with the same value
+    assert asked == []
+    written = rules(sh, "")
+    await host_kernel.apply([Remove(item) for item in by_hand])
+    assert (asked, list(nftget.present(by_hand))) == ([], [])
+    monkeypatch.setattr(Context, "write", lambda self, ops: False)
+    await host_kernel.apply([Add(item) for item in by_hand])
+    assert asked
+    assert rules(sh, "") == written
+    assert await host_kernel.observe() >= frozenset(by_hand)
+
+
+async def test_what_is_refused_by_hand_changes_nothing_and_is_explained(host_kernel: HostKernel) -> None:
+    led, other = sample("inet", "any4"), sample("inet", "pub4")
+    await host_kernel.apply([Add(led)])
+    elsewhere = replace(led, value=(IPv4Address("10.89.0.3"), 81))
+    with pytest.raises(ApplyError, match="its place is taken by"):
+        await host_kernel.apply([Add(other), Add(elsewhere)])
+    assert list(nftget.present([led, other])) == [led]
+    await host_kernel.apply([Change(led, elsewhere), Remove(other)])  # which is not there
+    assert list(nftget.present([led, elsewhere])) == [elsewhere]
 
 
 async def test_without_its_rules_no_element_is_found(host_kernel: HostKernel, sh: Shell) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from netd.errors import AlreadyExists, Invalid, Unavailable
 from netd.kernel import fastnl, nft, nftget
+from netd.kernel.libnft import Context
 from netd.objects import Add, Change, Element, Remove, Up
 
 NAT = Element("inet", "nat", ("nd-1",))
@@ -71,6 +72,7 @@ class Library:
 def with_nft(monkeypatch: pytest.MonkeyPatch, test: Callable[[nft.Nft, Library], Awaitable[None]]) -> Library:
     library = Library()
     monkeypatch.setattr("nftables.Nftables", lambda: library)
+    monkeypatch.setattr(Context, "write", lambda context, ops: False)
     monkeypatch.setattr(nftget, "generation", lambda socket: len(library.transactions))
     monkeypatch.setattr(nft, "in_new_namespace", lambda work: {})
 
