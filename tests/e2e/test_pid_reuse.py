@@ -29,7 +29,7 @@ while True:
 os.waitpid(child, 0)
 """
 ETH0 = "ip link add eth0 type veth peer name far; ip addr add 192.0.2.1/24 dev eth0; ip link set eth0 up;"
-LOOK = "ip -br addr show dev eth0; ip -br link | wc -l"
+LOOK = "ip -o -4 addr show dev eth0; ip -o link | wc -l"
 
 
 class Stranger:
