@@ -8,10 +8,11 @@ Views also hold finished answers (`ready`). Those are a memory of what was compu
 truth, and are dropped whole whenever one of the view's segments changes. So a change costs the first
 client of each name a few microseconds, and there is no state in which a name is gone and still answered.
 
-What is owned. netd decides alone about: names of containers, single-label names, everything below a
+What is owned. netd decides alone about: names of containers, single-label names, everything below any
 network's name, service names (`_80._tcp.web`) of all these, and the reverse names of its subnets.
-Such a question never goes outside, whatever its type (moby #47333 is what happens otherwise). The
-rest is somebody else's and is `FOREIGN`.
+Such a question never goes outside, whatever its type (moby #47333 is what happens otherwise), nor does
+one for a name of a network that who asks is not on (docs/adr/0025-no-networks-names-are-asked-outside.md).
+The rest is somebody else's and is `FOREIGN`.
 """
 
 from __future__ import annotations
@@ -281,8 +282,7 @@ class View:
 
         Every forwarded question comes through here, which is why it is written for speed.
         """
-        suffixes = self._suffixes
-        if name in suffixes:
+        if name in self._suffixes:
             return EMPTY
         wild = False
         for segment in self.segments:
@@ -294,11 +294,12 @@ class View:
             return FOREIGN
         if wild and (hosts := self._wildcard(name)):
             return Match(Kind.HOST, hosts)
-        above = name[name[0] + 1 :]
-        if above == wire.ROOT:
+        if name[name[0] + 1 :] == wire.ROOT:
             return NOWHERE
+        networks = self._zone.suffixes
+        above = name
         while above != wire.ROOT:
-            if above in suffixes:
+            if above in networks:
                 return Match(Kind.ABSENT, owner=above)
             above = above[above[0] + 1 :]
         return FOREIGN
@@ -332,6 +333,8 @@ class Zone:
         self._of: dict[str, View] = {}
         self._members: dict[str, set[str]] = {}  # sandboxes by segment, also by one that is not there yet
         self._prefixes: dict[tuple[int, int], dict[int, int]] = {}
+        self.suffixes: dict[bytes, int] = {}
+        """The names of all networks, and how many have each."""
         self._is_local = is_local
 
     def put_segment(self, segment: Segment) -> set[str]:
@@ -413,6 +416,9 @@ class Zone:
         )
 
     def _count(self, segment: Segment, step: int) -> None:
+        self.suffixes[segment.suffix] = self.suffixes.get(segment.suffix, 0) + step
+        if not self.suffixes[segment.suffix]:
+            del self.suffixes[segment.suffix]
         for size, shift, prefix in segment.prefixes:
             known = self._prefixes.setdefault((size, shift), {})
             known[prefix] = known.get(prefix, 0) + step

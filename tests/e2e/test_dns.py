@@ -165,6 +165,14 @@ def test_networks_keep_their_names_to_themselves(town: Town) -> None:
     assert town.rcode("web", "db") == "NXDOMAIN"
     assert town.rcode("db", "web") == "NXDOMAIN"
     assert town.rcode("hermit", "web") == "NXDOMAIN"
+    for asker, name in (
+        ("web", "db.back"),
+        ("web", "nobody.back"),
+        ("db", "web.front"),
+        ("hermit", "web.front"),
+    ):
+        assert town.rcode(asker, name) == "NXDOMAIN"
+    assert not [line for line in town.asked() if line.split()[0].endswith(("back", "front"))]
     assert town.told("api", "db") == [town.host.address("db")]
     assert town.told("api", "web") == [town.host.address("web")]
     back = town.host.network("back")["subnets"][0]["gateway"]

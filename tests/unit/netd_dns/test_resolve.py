@@ -86,9 +86,9 @@ def test_names_that_only_have_something_below_exist() -> None:
 
 def test_everything_else_goes_outside() -> None:
     desk = Desk()
-    for name in ("example.com", "x.web", "1.2.0.192.in-addr.arpa", "db.back"):
+    for name in ("example.com", "x.web", "1.2.0.192.in-addr.arpa", "db.backs"):
         assert desk.ask("web", name).rcode() == dns.rcode.SERVFAIL
-    assert desk.outside.asked == ["example.com", "x.web", "1.2.0.192.in-addr.arpa", "db.back"]
+    assert desk.outside.asked == ["example.com", "x.web", "1.2.0.192.in-addr.arpa", "db.backs"]
 
 
 def test_an_internal_network_gets_no_answer_from_outside() -> None:
