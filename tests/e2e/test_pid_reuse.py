@@ -45,7 +45,7 @@ class Stranger:
 
     def look(self) -> str:
         """Who it is, since when, and what is in its namespace. Fails where it is gone."""
-        who = self.host.sh(f"cut -d' ' -f1,2,22 /proc/{self.pid}/stat; readlink /proc/{self.pid}/ns/net")
+        who = self.host.sh(f"cut -d' ' -f1,22 /proc/{self.pid}/stat; readlink /proc/{self.pid}/ns/net")
         return who + self.host.sh(f"nsenter --net=/proc/{self.pid}/ns/net sh -c '{LOOK}' 2>&1 || true")
 
     def end(self) -> None:
