@@ -7,20 +7,28 @@ only one copy of it, the machine's.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import threading
 from pathlib import Path
 
 from netd.errors import Invalid, KernelError
 from netd.objects import Sysctl
 
 ROOT = "/proc/sys"
+ROOT_OF_PROCFS = "/proc/"
+# include/uapi/asm-generic/unistd.h (the same on every architecture), linux/mount.h
+SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 430, 431, 432
+FSOPEN_CLOEXEC, FSCONFIG_CMD_CREATE, FSMOUNT_CLOEXEC = 1, 6, 1
+MOUNT_ATTRIBUTES = 0x2 | 0x4 | 0x8  # nosuid, nodev, noexec: MOUNT_ATTR_*
 COMPONENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.:@+=~-]{1,64}")
 """One path component: a sysctl's or an interface's name. No '/', which sysctl(8) would let stand for '.'
 (the separator confusion of CVE-2022-0811)."""
 VALUE = re.compile(r"[A-Za-z0-9_.:+\- \t]{1,256}")
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _with_ipv6: set[str] = set()
 
 
@@ -54,12 +62,61 @@ def read(path: tuple[str, ...]) -> str | None:
         return "1" if _true_without_ipv6(path) else None
 
 
+class _Fresh:
+    """Opens directories in a procfs of its own, mounted nowhere, and replaced when it has seen `MANY`.
+
+    Without the right to have one (fsopen, Linux 5.2), in /proc.
+    """
+
+    MANY = 64
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._procfs = -1
+        self._seen = self.MANY
+
+    def open(self, path: str) -> int:
+        """A descriptor (O_PATH) of the directory `path` below /proc/sys, as the calling thread sees it."""
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        if not path.startswith(ROOT_OF_PROCFS):
+            return os.open(path, flags)
+        with self._lock:  # while opening, or the procfs might be closed meanwhile; it takes some 20 us
+            if self._seen >= self.MANY:
+                self._replace()
+            self._seen += 1
+            if self._procfs >= 0:
+                return os.open(path.removeprefix(ROOT_OF_PROCFS), flags, dir_fd=self._procfs)
+        return os.open(path, flags)
+
+    def _replace(self) -> None:
+        old, self._procfs, self._seen = self._procfs, _procfs(), 0
+        if old >= 0:  # which waits for RCU
+            threading.Thread(target=os.close, args=(old,), name="close procfs", daemon=True).start()
+
+
+def _procfs() -> int:
+    """A descriptor of a new procfs; -1 where there is none to be had."""
+    context = _libc.syscall(SYS_FSOPEN, b"proc", FSOPEN_CLOEXEC)
+    if context < 0:
+        return -1
+    try:
+        if _libc.syscall(SYS_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0) < 0:
+            return -1
+        return int(_libc.syscall(SYS_FSMOUNT, context, FSMOUNT_CLOEXEC, MOUNT_ATTRIBUTES))
+    finally:
+        os.close(context)
+
+
+_fresh = _Fresh()
+
+
 class Writer:
     """Sets several values, remembering the directories that they are in until it is closed.
 
     Every namespace has a `net/ipv4` and a `net/ipv6` of its own, and the kernel finds all of them under
     one name in one hash chain, which it walks for each path that leads through (proc_sys_compare). With a
-    thousand namespaces that took a fifth of what an endpoint costs, so a directory is looked up once.
+    thousand namespaces that took a fifth of what an endpoint costs, so a directory is looked up once, and
+    in a procfs that has not seen many (`_Fresh`).
     """
 
     def __init__(self) -> None:
@@ -75,7 +132,7 @@ class Writer:
 
     def _directory(self, path: str) -> int:
         if path not in self._directories:
-            self._directories[path] = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._directories[path] = _fresh.open(path)
         return self._directories[path]
 
     def write(self, sysctl: Sysctl) -> None:

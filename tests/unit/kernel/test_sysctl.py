@@ -96,3 +96,33 @@ def test_a_writer_looks_a_directory_up_once_and_closes_what_it_opened(
     assert opened == [str(directory), "a", "b", "a", "c"]
     assert ((directory / "a").read_text(), (directory / "b").read_text()) == ("1", "1")
     assert len(descriptors()) == before
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_directories_are_opened_in_a_procfs_that_has_not_seen_many(
+    monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    made: list[int] = []
+    make = sysctl._procfs
+
+    def procfs() -> int:
+        made.append(make() if allowed else -1)
+        return made[-1]
+
+    monkeypatch.setattr(sysctl, "_procfs", procfs)
+    fresh = sysctl._Fresh()
+    for _ in range(2 * fresh.MANY + 1):
+        descriptor = fresh.open("/proc/sys/net/ipv4/conf/lo")
+        try:
+            assert Path(f"/proc/self/fd/{descriptor}/forwarding").exists()
+        finally:
+            os.close(descriptor)
+    assert len(made) == 3
+    if not allowed:
+        return
+    if made[0] < 0:
+        pytest.skip("this process may not have a procfs of its own")
+    assert fresh._procfs == made[-1]
+    with pytest.raises(FileNotFoundError):
+        fresh.open("/proc/sys/net/ipv4/conf/no-such-link")
+    fresh._replace()
