@@ -90,8 +90,12 @@ class _Fresh:
 
     def _replace(self) -> None:
         old, self._procfs, self._seen = self._procfs, _procfs(), 0
-        if old >= 0:  # which waits for RCU
+        if old < 0:
+            return
+        try:  # elsewhere, since it waits for RCU
             threading.Thread(target=os.close, args=(old,), name="close procfs", daemon=True).start()
+        except RuntimeError:  # no thread to be had
+            os.close(old)
 
 
 def _procfs() -> int:
