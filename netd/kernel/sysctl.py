@@ -74,6 +74,7 @@ class _Fresh:
         self._lock = threading.Lock()
         self._procfs = -1
         self._seen = self.MANY
+        self._closing: threading.Thread | None = None
 
     def open(self, path: str) -> int:
         """A descriptor (O_PATH) of the directory `path` below /proc/sys, as the calling thread sees it."""
@@ -93,9 +94,20 @@ class _Fresh:
         if old < 0:
             return
         try:  # elsewhere, since it waits for RCU
-            threading.Thread(target=os.close, args=(old,), name="close procfs", daemon=True).start()
+            self._closing = threading.Thread(target=os.close, args=(old,), name="close procfs", daemon=True)
+            self._closing.start()
         except RuntimeError:  # no thread to be had
+            self._closing = None
             os.close(old)
+
+    def close(self) -> None:
+        """Let go of it; the next `open` gets another."""
+        with self._lock:
+            if self._closing:
+                self._closing.join()
+            if self._procfs >= 0:
+                os.close(self._procfs)
+            self._procfs, self._seen, self._closing = -1, self.MANY, None
 
 
 def _procfs() -> int:
@@ -112,6 +124,11 @@ def _procfs() -> int:
 
 
 _fresh = _Fresh()
+
+
+def close() -> None:
+    """Close what is kept open to find sysctls; it is opened again when they are needed."""
+    _fresh.close()
 
 
 class Writer:

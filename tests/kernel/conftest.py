@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from netd.kernel import sysctl
 from netd.kernel.fake import FakeKernel
 from netd.kernel.host import HostKernel
 from netd.testing import census
@@ -131,6 +132,7 @@ def _counted(work: Callable[[], None], directory: Path | None) -> None:
     def count() -> census.Census:
         here = os.getpid()
         gc.collect()  # an earlier test may have left a loop and its descriptors to the collector
+        sysctl.close()
         directories = [directory / "netns"] if directory else []
         return census.take(*directories, processes_below=here, descriptors_of=here)
 

@@ -125,4 +125,5 @@ def test_directories_are_opened_in_a_procfs_that_has_not_seen_many(
     assert fresh._procfs == made[-1]
     with pytest.raises(FileNotFoundError):
         fresh.open("/proc/sys/net/ipv4/conf/no-such-link")
-    fresh._replace()
+    fresh.close()
+    assert fresh._procfs < 0
