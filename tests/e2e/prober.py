@@ -6,7 +6,8 @@
                                          being how many knocks there were since the last answer
 
 A target is "tcp,ADDRESS,PORT", "udp,ADDRESS,PORT" or "icmp,ADDRESS,0". Standard library only. A TCP
-knock is a connection that is made and dropped; what counts as its answer is that it came about.
+knock is a connection that is made and dropped; what counts as its answer is that it came about. Datagrams
+are numbered, and who answers sends the number back: none counts twice.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 
+SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 KNOCKS_PER_CONNECTION = 5  # a SYN is repeated by the kernel, so TCP knocks are rarer than datagrams
 
 LAST_ANSWERS = 0.5
@@ -36,6 +38,7 @@ class Door:
         self.knocks = self.answers = self.silence = self._skipped = 0
         self._events = events
         self._socket: socket.socket | None = None
+        self._waiting: set[bytes] = set()
         self._id = int.from_bytes(os.urandom(2), "big")
 
     def knock(self) -> None:
@@ -52,7 +55,7 @@ class Door:
                 self._open()
             if self.kind != "tcp":
                 assert self._socket is not None
-                self._socket.send(b"?" if self.kind == "udp" else self._echo_request())
+                self._socket.send(self._number() if self.kind == "udp" else self._echo_request())
         except OSError:
             self._close()
 
@@ -62,6 +65,8 @@ class Door:
             s = socket.socket(self.family, socket.SOCK_RAW, protocol)
         else:
             s = socket.socket(self.family, socket.SOCK_STREAM if self.kind == "tcp" else socket.SOCK_DGRAM)
+            if self.kind == "udp":  # who waits for a processor is to lose nothing
+                s.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         s.setblocking(False)
         self._socket = s
         if (code := s.connect_ex((self.address, self.port))) not in (0, errno.EINPROGRESS):
@@ -75,6 +80,11 @@ class Door:
                 self._events.unregister(self._socket)
             self._socket.close()
         self._socket = None
+
+    def _number(self) -> bytes:
+        number = b"%08d" % self.knocks
+        self._waiting.add(number)
+        return number
 
     def _echo_request(self) -> bytes:
         kind = 128 if self.family == socket.AF_INET6 else 8  # for ICMPv6 the kernel adds the checksum
@@ -107,7 +117,8 @@ class Door:
                 data = data[(data[0] & 15) * 4 :]
             kind, _, _, id, _ = struct.unpack_from(">BBHHH", data)
             self.answers += kind in (0, 129) and id == self._id
-        else:
+        elif (number := data[-8:]) in self._waiting:
+            self._waiting.remove(number)
             self.answers += 1
 
 

@@ -11,6 +11,7 @@ Standard library only: it runs under any Python 3.11, in a container that sees n
     wire.py listen INTERFACE SECONDS            print frames as hex until the time is over or stdin ends
 """
 
+import contextlib
 import json
 import selectors
 import socket
@@ -18,6 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+
+SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h; asks for CAP_NET_ADMIN
 
 
 def family(address: str) -> socket.AddressFamily:
@@ -48,6 +51,8 @@ def serve(name: str, *ports: str) -> None:
         if not stream:
             # So that the answer leaves from the address that was asked, as a real server's would.
             where.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            with contextlib.suppress(PermissionError):  # who may wait for a processor without losing anything
+                where.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         where.bind(("::", int(number)))
         if stream:
             where.listen(128)
