@@ -263,7 +263,7 @@ async def test_a_change_during_a_restart_is_not_lost(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dns_process, "ANSWER_TIME", 0.3)
+    monkeypatch.setattr(dns_process, "ANSWER_TIME", 2.0)
     async with feeding(tmp_path, FRONT) as feed:
         web = sandbox("web", (FRONT, 2))
         await feed.start([FRONT], [web])
@@ -321,7 +321,7 @@ async def test_a_server_of_other_code_is_replaced_without_a_question_lost(
 
 
 async def test_an_old_server_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dns_process, "ANSWER_TIME", 0.3)
+    monkeypatch.setattr(dns_process, "ANSWER_TIME", 2.0)
     web = sandbox("web", (FRONT, 2))
     async with feeding(tmp_path, FRONT) as first:
         await first.start([FRONT], [web])
