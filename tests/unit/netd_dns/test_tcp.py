@@ -246,6 +246,7 @@ def test_questions_that_wait_are_bounded_by_not_reading_more(hall: Hall) -> None
         hall.loop.turn(0)
     most = tcp.WAITING_MOST + tcp.CHUNK // 20
     assert tcp.WAITING_MOST <= len(hall.later.waiting) <= most
+    assert not hall.loop._epoll.poll(0), "what is not read must not wake us again and again"
     seen = 0
     while seen < tcp.WAITING_MOST * 4:
         until(hall.loop, lambda: bool(hall.later.waiting))
