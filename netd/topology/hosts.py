@@ -28,7 +28,6 @@ import msgspec
 
 from netd.api.client import connect
 from netd.errors import Invalid, NetdError, Unavailable, Unsupported
-from netd.kernel import netns, underlay
 from netd.model import IPAddress, Netns
 from netd.runtime import cgroup
 from netd.runtime.record import Task
@@ -98,6 +97,8 @@ def start(project: Project, tell: Callable[[str], None] = lambda step: None) -> 
             "x-netd.hosts needs etcd, in which the hosts keep what they share, and there is none on this "
             "machine: install it (Debian: apt install etcd-server)"
         )
+    from netd.kernel import underlay  # not for those who only ask whether there are hosts
+
     home = HOME / project.name
     begun: dict[Path, int] = {}
     try:
@@ -183,6 +184,8 @@ def _stop(project: str, tell: Callable[[str], None]) -> None:
 
 def _machine(directory: Path, begun: dict[Path, int]) -> Netns:
     """The namespace of a machine that runs, or is started and waits for `_say` over the line in `begun`."""
+    from netd.kernel import netns
+
     task = _task(directory)
     if not task.alive():
         _clear(directory)

@@ -2,6 +2,9 @@
 
 A container that forwards does so only once its filter stands: until then its sysctls are off. Here is also
 the way to sockets in namespaces, whichever of several hosts they are on.
+
+Most topologies ask for none of it, so what reaches into namespaces is imported where that happens: it takes
+longer to load than a hundred containers take to describe.
 """
 
 from __future__ import annotations
@@ -10,23 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
+from typing import TYPE_CHECKING
 
 from netd.api import netd_pb2 as pb
 from netd.capture import points
 from netd.capture.points import Point
 from netd.errors import Unsupported
-from netd.kernel import inner, netem
-from netd.kernel.netem import Netem
-from netd.kernel.sysctl import has_ipv6
-from netd.objects import Sysctl
 from netd.topology.compose import Forward
 from netd.topology.daemon import Daemon
 from netd.topology.links import LOSS, NETEM, loss_rules, router_rules
 
-FORWARDING = (
-    Sysctl(("net", "ipv4", "ip_forward"), "1"),
-    Sysctl(("net", "ipv6", "conf", "all", "forwarding"), "1"),
-)
+if TYPE_CHECKING:
+    from netd.kernel.netem import Netem
 
 
 def furnish(
@@ -48,7 +46,13 @@ def furnish(
     interfaces = {
         networks[each.network]: each.ifname for each in container.endpoints if each.network in networks
     }
-    switches = FORWARDING if has_ipv6() else FORWARDING[:1]
+    from netd.kernel import inner
+    from netd.kernel.sysctl import has_ipv6
+    from netd.objects import Sysctl
+
+    switches = [Sysctl(("net", "ipv4", "ip_forward"), "1")]
+    if has_ipv6():
+        switches.append(Sysctl(("net", "ipv6", "conf", "all", "forwarding"), "1"))
     with door(api, container.name) as way:
         inner.load_rules(way, container.name, router_rules(forward, interfaces))
         inner.write_sysctls(way, container.name, switches)
@@ -59,6 +63,8 @@ def lose(api: str, container: pb.Container, ifname: str, percent: float) -> None
 
     Raises `Invalid` where the container does not run or has no network of its own, and `KernelError`.
     """
+    from netd.kernel import inner
+
     with door(api, container.name) as way:
         inner.load_rules(way, container.name, loss_rules(ifname, percent))
 
@@ -68,6 +74,8 @@ def slow(api: str, container: pb.Container, endpoint: pb.Endpoint, queue: str) -
 
     Raises what `lose` raises, and `Unsupported` where the kernel has no netem.
     """
+    from netd.kernel import inner
+
     wanted = _netem(queue)
     for where, ifname in ((container.name, endpoint.ifname), ("host", endpoint.host_ifname)):
         with door(api, where) as way:
@@ -78,6 +86,8 @@ def check_queues(wanted: Iterable[pb.Attachment]) -> None:
     """Raise `Unsupported`, before anything is begun, if one needs netem and the kernel has none."""
     for each in wanted:
         if NETEM in each.options:
+            from netd.kernel import netem
+
             try:
                 netem.check()
             except Unsupported as error:
@@ -88,6 +98,8 @@ def check_queues(wanted: Iterable[pb.Attachment]) -> None:
 def _netem(queue: str) -> Netem | None:
     if not queue:
         return None
+    from netd.kernel.netem import Netem
+
     delay, jitter, duplicate, seed = queue.split()
     return Netem(delay=int(delay), jitter=int(jitter), duplicate=float(duplicate) / 100, seed=int(seed))
 

@@ -161,3 +161,13 @@ def test_streams_that_the_caller_closed_lead_nowhere(spawn: Spawn, arguments: li
     _, errors = process.communicate(timeout=30)
     assert errors == b""
     assert process.returncode == (42 if "exit" in arguments else 0)
+
+
+def test_a_topology_is_brought_up_without_what_reaches_into_namespaces() -> None:
+    """It takes as long to load as all the rest, and most files ask for none of it."""
+    script = (
+        "import sys, netd.cli.topology, netd.topology.up, netd.topology.hosts;"
+        "print([name for name in sys.modules if name in ('asyncio', 'nftables', 'netd.kernel')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
