@@ -34,6 +34,7 @@ __all__ = [
     "VERSION",
     "SetType",
     "atom_of",
+    "bound",
     "clamped",
     "closed",
     "detours",
@@ -104,7 +105,6 @@ SETS: Mapping[tuple[str, str], SetType] = MappingProxyType(
         ("inet", "behind4"): SetType(("ifname", "mac", "ipv4")),
         ("inet", "behind6"): SetType(("ifname", "mac", "ipv6")),
         ("inet", "clamped"): SetType(("ifname",)),
-        ("inet", "wires"): SetType(("ifname",)),
         ("inet", "closed"): SetType(("family",)),
         ("bridge", "ports"): SetType(("ifname",)),
         ("bridge", "macs"): SetType(("ifname", "mac")),
@@ -149,7 +149,7 @@ def _policy(net: Network, ifname: str) -> Iterator[Element]:
 def endpoint(net: Network, endpoint: Endpoint) -> Iterator[Element]:
     """What one endpoint may say it is, and which of its traffic is a hairpin."""
     if net.driver == LINK:
-        return iter([Element("inet", "wires", (names.host_ifname(endpoint),))])
+        return iter([bound(names.host_ifname(endpoint))])
     own = _port(net, endpoint) if net.bridged else _ptp(net, endpoint)
     return chain(own, _limited(net, endpoint))
 
@@ -182,7 +182,7 @@ def _ptp(net: Network, endpoint: Endpoint) -> Iterator[Element]:
     """An endpoint with an interface of the host to itself, which is to the rules a bridge with one member."""
     host, mac = names.host_ifname(endpoint), endpoint.mac
     yield from _policy(net, host)
-    yield Element("inet", "ptp", (host,))
+    yield bound(host)
     yield Element("arp", "ptp", (host,))
     for family in net.families:
         own = [interface.ip for interface in endpoint.of_family(family)]
@@ -247,6 +247,11 @@ def vxlan(port: int) -> Element:
 def sealed(port: int) -> Element:
     """At this port of `vxlan` it is spoken within WireGuard only."""
     return Element("inet", "sealed", (port,))
+
+
+def bound(ifname: str) -> Element:
+    """A link by which nothing enters but what is bound to it: that is for other elements to say."""
+    return Element("inet", "ptp", (ifname,))
 
 
 def wireguard(port: int) -> Element:

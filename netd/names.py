@@ -33,6 +33,8 @@ PREFIXES = (BRIDGE_PREFIX, VETH_PREFIX, VXLAN_PREFIX, IFB_PREFIX, WIREGUARD)
 ALIAS_PREFIX = "netd:"
 LINK_GROUPS = 78 << 24
 """Where the link groups begin that netd gives to links that are to stay in them."""
+TUNNELS = 0x6E657476
+"""The link group of all VXLAN devices ("netv"): the rule set knows them by it."""
 ROUTE_PROTOCOL = 78
 """`rtm_protocol` of every route and address-less object netd makes (78 is 'N'; free in rtnetlink.h)."""
 

@@ -57,6 +57,8 @@ from __future__ import annotations
 
 from hashlib import blake2s
 
+from netd.names import TUNNELS
+
 LATCH = 0x1000_0000
 """The bit of a packet's mark that says: netd's rules let it through to a bridge (`netd.kernel.latch`)."""
 
@@ -79,7 +81,7 @@ table inet netd {
 
     # Networks without a bridge. Each of their links is among the bridges, too, as one with one member.
     set together { type devgroup . devgroup; }     # link group . itself: its links may talk to each other
-    set ptp { type ifname; }
+    set ptp { type ifname; }                       # besides: all else of ours that no guard of ports sees
     set bind4 { type ifname . ether_addr . ipv4_addr; }
     set bind6 { type ifname . ether_addr . ipv6_addr; }
     set group_detour4 { type ipv4_addr . devgroup; }  # endpoint . another such network it is on
@@ -112,9 +114,6 @@ table inet netd {
     set behind4 { type ifname . ether_addr . ipv4_addr; }      # the way in . that node . such an endpoint
     set behind6 { type ifname . ether_addr . ipv6_addr; }
 
-    # The host's ends of links between two containers: nothing of theirs is for the host.
-    set wires { type ifname; }
-
     # Families whose forwarding netd itself turned on.
     set closed { type nf_proto; }
 }
@@ -142,21 +141,22 @@ INET = """
 table inet netd {
     chain raw {
         type filter hook prerouting priority raw; policy accept;
+        # Every packet of the host comes by here: one look-up for all links of netd's that are no ports.
+        iifname @ptp jump from_ptp
+        udp dport @vxlan jump from_peer
         # Loopback addresses never come from a wire (moby #41872), whatever route_localnet says. For ::1
         # the kernel sees to that before any rule does (ip6_rcv_core in net/ipv6/ip6_input.c).
         ip daddr 127.0.0.0/8 iifname != "lo" drop
         ip saddr 127.0.0.0/8 iifname != "lo" drop
-        iifname @wires drop
-        iifname @ptp jump from_ptp
-        # The names of the device and of its prefix are those of `netd.names`.
-        iifname "wg-netd" goto from_tunnel
-        udp dport @vxlan jump from_peer
     }
 
     # A container with a link of its own speaks only for itself, fragments included: they have been put
     # together by now where anybody is to look at them. No source is unspecified: duplicate address
-    # detection asks nobody here.
+    # detection asks nobody here. The host's ends of links between two containers are bound to nothing:
+    # nothing of theirs is for the host.
     chain from_ptp {
+        # The names of the device and of its prefix are those of `netd.names`.
+        iifname "wg-netd" goto from_tunnel
         iifname . ether saddr . ip saddr @bind4 return
         iifname . ether saddr . ip6 saddr @bind6 return
         drop
@@ -170,8 +170,8 @@ table inet netd {
     }
 
     chain from_peer {
-        ip saddr @peers4 notrack
-        ip6 saddr @peers6 notrack
+        ip saddr @peers4 notrack accept
+        ip6 saddr @peers6 notrack accept
     }
 
     chain raw_output {
@@ -180,8 +180,9 @@ table inet netd {
     }
 
     chain to_peer {
-        # Only a program's datagram has an owner; what a tunnel device sends has none in this namespace.
-        meta skuid 0-4294967294 drop
+        # Only a program's datagram has an owner (of any number but the one that means nobody), what a tunnel
+        # device sends has none in this namespace.
+        meta skuid != 4294967295 drop
         notrack
     }
 
@@ -253,7 +254,7 @@ table inet netd {
     }
 
     chain vxlan {
-        udp dport @sealed goto sealed
+        th dport @sealed goto sealed
         iifname @bridges drop
         ip saddr @peers4 accept
         ip6 saddr @peers6 accept
@@ -364,16 +365,16 @@ table inet netd {
         type filter hook output priority filter; policy accept;
         # Never in clear: where the WireGuard device is gone, another route would take them.
         udp dport @sealed oifname != "wg-netd" drop
-        # The kernel answers a hairpin with advice to go straight to a neighbour. For IPv4 its own
-        # address translation drops that (nf_nat_icmp_reply_translation), for IPv6 nothing does.
-        icmpv6 type nd-redirect oifname @bridges drop
+        oifname @bridges goto to_bridge
         # What was just translated still seems to leave by lo.
-        oifname @bridges jump to_bridge
         oifname "lo" ct status dnat meta mark set meta mark or LATCH
     }
 
-    # A question that came while there were no rules is not answered once they are back.
     chain to_bridge {
+        # The kernel answers a hairpin with advice to go straight to a neighbour. For IPv4 its own
+        # address translation drops that (nf_nat_icmp_reply_translation), for IPv6 nothing does.
+        icmpv6 type nd-redirect drop
+        # A question that came while there were no rules is not answered once they are back.
         ct direction reply meta nfproto @mending return
         meta mark set meta mark or LATCH
     }
@@ -392,6 +393,8 @@ table bridge netd {
     chain prerouting {
         # Before br_netfilter (0) and before the bridge learns the source address.
         type filter hook prerouting priority -300; policy accept;
+        # What tunnels bring was judged where it was sent.
+        iifgroup TUNNELS accept
         # Of TCP nothing is asked but who it is from, and most frames are TCP: one look-up instead of four.
         # The type is the outermost one, so no tag passes; a binding has the port and the MAC in it.
         ether type ip ip protocol tcp iifname . ether saddr . ip saddr @bind4 accept
@@ -454,7 +457,7 @@ table bridge netd {
         drop
     }
 }
-"""
+""".replace("TUNNELS", hex(TUNNELS))
 
 ARP = """
 table arp netd {

@@ -321,6 +321,7 @@ class Tunnels:
         """The guards are there even if this node has no key, and so no device: then all is dropped."""
         yield firewall.vxlan(overlay.sealed_port(self._port))
         yield firewall.sealed(overlay.sealed_port(self._port))
+        yield firewall.bound(names.WIREGUARD)
         if self.node.wireguard_key:
             yield firewall.wireguard(self.node.wireguard_port)
             yield overlay.wireguard(self.node, self.mtu)

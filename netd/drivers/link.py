@@ -14,7 +14,7 @@ hears of the other whatever it likes, and nobody else. What keeps the rest of th
 - The redirection takes a frame before the host's stack sees it, and hands it to the other end alone. (Less
   than four bytes behind the Ethernet header, which no Ethernet allows, it does not take.)
 - Where there is no redirection (the other end is not there yet, or somebody took it away), the rule set
-  drops every IP packet from a host's side that it knows as a wire's (set `wires`), and its interface does
+  drops every IP packet from a host's side, to which nothing is bound (set `ptp`), and its interface does
   not answer ARP nor forward.
 - The host has no address there: no gateway, no DNS, no way out. A wire never carries a default route of
   its own; one that leads through the neighbour can be asked for.

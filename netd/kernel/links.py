@@ -23,7 +23,7 @@ from netd.kernel.dumps import BIRTH_GROUP, Link
 from netd.kernel.fastnl import Refused, Socket
 from netd.kernel.unlinking import GONE, foreign
 from netd.kernel.wireguard import Devices
-from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL
+from netd.names import ALIAS_PREFIX, ROUTE_PROTOCOL, TUNNELS
 from netd.objects import (
     Add,
     Address,
@@ -488,6 +488,8 @@ def _alias(wanted: HostLink) -> str:
 
 
 def _group(link: HostLink) -> int:
+    if isinstance(link, Vxlan):
+        return TUNNELS
     return link.group if isinstance(link, Veth) else 0
 
 

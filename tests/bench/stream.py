@@ -3,6 +3,7 @@
     stream.py serve                        listen on port 5201 for ever; says "ready"
     stream.py pour ADDRESS SECONDS         print how many bytes a second arrived at the other end
     stream.py pingpong ADDRESS SECONDS     print how many times a second one byte went there and back
+    stream.py replay ADDRESS SECONDS       print how often a second one frame could be sent again
     stream.py until NAME PORT SECONDS      connect over and over; print the time (CLOCK_MONOTONIC) of success
 
 Behind a rate stands how many nanoseconds of processor time both ends took for each byte or round trip:
@@ -18,6 +19,9 @@ import time
 PORT = 5201
 POUR, ECHO = b"p", b"e"
 CHUNK = 1 << 18
+ETH_P_ALL, ACK = 3, 0x10
+"""linux/if_ether.h; the one flag of a TCP header (RFC 9293, 3.1)."""
+BATCH = 500
 
 
 def answer(peer: socket.socket) -> None:
@@ -67,6 +71,29 @@ def pingpong(address: str, seconds: str) -> None:
     measured(ECHO, address, seconds)
 
 
+def replay(address: str, seconds: str) -> None:
+    """Only processor time counts, so the rate says little of a wire and all of what a frame costs: it is an
+    acknowledgement that the other end has had, which takes it in and says nothing, in the sender's time."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as ear:
+        ear.bind(("eth0", ETH_P_ALL))
+        ear.settimeout(10)
+        with socket.create_connection((address, PORT), 10):
+            while True:
+                frame, where = ear.recvfrom(2048)
+                if where[2] == socket.PACKET_OUTGOING and frame[12:14] == b"\x08\x00" and frame[47] == ACK:
+                    break
+            ear.close()  # it would hear each of them
+            mouth = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            mouth.bind(("eth0", 0))
+            count, busy, end = 0, time.thread_time(), time.perf_counter() + float(seconds)
+            while time.perf_counter() < end:
+                for _ in range(BATCH):
+                    mouth.send(frame)
+                count += BATCH
+            busy = time.thread_time() - busy
+    print(count / busy, busy / count * 1e9)
+
+
 def until(name: str, port: str, seconds: str) -> None:
     print("ready", flush=True)
     end = time.monotonic() + float(seconds)
@@ -81,5 +108,5 @@ def until(name: str, port: str, seconds: str) -> None:
 
 
 if __name__ == "__main__":
-    VERBS = {"serve": serve, "pour": pour, "pingpong": pingpong, "until": until}
+    VERBS = {"serve": serve, "pour": pour, "pingpong": pingpong, "replay": replay, "until": until}
     VERBS[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]

@@ -2,9 +2,10 @@
 
 By hand means: on hosts without netd, so without a single nft rule, the bridge, the veth pairs and the
 VXLAN devices with static entries that netd would make. Many short rounds of all of them alternate.
-Throughput is one TCP connection, the request/response rate one byte there and back over one. The ratio is
-the median of the rounds' ratios: of what each reached, and, since that says little while others compute
-too, of the processor time that each took for a byte or a round trip.
+Throughput is one TCP connection, the request/response rate one byte there and back over one; and a frame
+of one is sent again and again, which says what a frame costs to a hundredth, on a busy machine too. The
+ratio is the median of the rounds' ratios: of what each reached, and, since that says little while others
+compute too, of the processor time that each took for a byte, a round trip or a frame.
 
 All is measured on hosts as they are by themselves, and as Docker and Kubernetes want them
 (bridge-nf-call-iptables=1), where the kernel shows every frame on a bridge to the rules of IP.
@@ -139,10 +140,11 @@ def tunnelled(cluster: Cluster, network: str, *flags: str) -> Way:
 
 
 def compared(row: str, what: str, ways: Mapping[str, Way], rounds: int) -> None:
-    """Measure `ways` in turns; print a line of throughput and one of round trips for each but the first."""
+    """Measure `ways` in turns; print a line of each of three measures for each but the first."""
     for verb, title, unit, scale in (
         ("pour", "TCP throughput", "Gbit/s", 8e-9),
         ("pingpong", "round trips", "k/s", 1e-3),
+        ("replay", "frames in a second of processor time", "k/s", 1e-3),
     ):
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for number in range(rounds * TIMES + 1):

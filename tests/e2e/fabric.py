@@ -191,16 +191,19 @@ class Fabric:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[list[Any]]:
-        """The frames that travel on the underlay while the block runs, in the list once it is over."""
-        ear = self.wire.spawn(PYTHON, "-IS", WIRE, "listen", "lan", "60")
-        assert ear.stdout is not None
-        assert ear.stdout.readline() == "ready\n"
+        """The frames that travel on the underlay while the block runs, in the list once it is over: all."""
+        # Into a file, for nobody reads meanwhile, and whoever writes into a full pipe hears nothing.
+        heard = self.directory / "heard"
+        with heard.open("w") as output:
+            ear = self.wire.spawn(PYTHON, "-IS", WIRE, "listen", "lan", "600", stdout=output)
+        eventually("somebody listens", lambda: heard.read_text().startswith("ready\n"))
         frames: list[Any] = []
         try:
             yield frames
         finally:
-            output, _ = ear.communicate("", timeout=30)
-            frames += [Ether(bytes.fromhex(line)) for line in output.split()]
+            ear.communicate("", timeout=30)
+            frames += [Ether(bytes.fromhex(line)) for line in heard.read_text().split()[1:]]
+        assert ear.returncode == 0, "frames were missed"
 
 
 def peers(host: Host) -> set[str]:

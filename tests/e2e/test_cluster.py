@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from scapy.layers.inet import IP, UDP
 
 from tests.e2e.etcd import TTL, Cluster
-from tests.e2e.fabric import plug
+from tests.e2e.fabric import inner, plug
 from tests.e2e.host import Host, eventually
 from tests.e2e.test_overlay import NETWORK, create, forgot, knows, pair, reached, targets
 
@@ -180,7 +181,8 @@ def test_draining() -> None:
 
 @pytest.mark.parametrize("each", [4, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_everybody_reaches_everybody(each: int) -> None:
-    with running(3) as cluster:
+    """And nothing but unicast VXLAN between nodes, and what they say to etcd, is ever on the wire."""
+    with running(3) as cluster, cluster.listening() as frames:
         for number, host in enumerate(cluster.hosts, 1):
             for n in range(each):
                 host.serve(f"c{number}-{n}", "--network", "fabric")
@@ -199,6 +201,15 @@ def test_everybody_reaches_everybody(each: int) -> None:
                 assert len(reached(host, f"c{number}-{n}", wanted)) == 3 * each - 1
                 if each > 4:
                     _forget_neighbours(cluster)
+    assert cluster.strange(frames) == []
+    asked = {(frame[IP].src, frame[IP].dst) for frame in inner(frames) if IP in frame and UDP in frame}
+    across = {
+        (places[one], places[other])
+        for one in places
+        for other in places
+        if one.split("-")[0] != other.split("-")[0]
+    }
+    assert asked == across, "each asked each on another host, and was answered"
 
 
 def _forget_neighbours(cluster: Cluster) -> None:

@@ -8,19 +8,22 @@ Standard library only: it runs under any Python 3.11, in a container that sees n
                                                 print who answers whenever that changes ("from NAME"),
                                                 last JSON {sent, answered, longest_gap}
     wire.py send INTERFACE HEX ...              put raw frames on the wire
-    wire.py listen INTERFACE SECONDS            print frames as hex until the time is over or stdin ends
+    wire.py listen INTERFACE SECONDS            print frames as hex until the time is over or stdin ends;
+                                                fail if one was missed
 """
 
 import contextlib
 import json
 import selectors
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
 
-SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h; asks for CAP_NET_ADMIN
+# asm-generic/socket.h (the first asks for CAP_NET_ADMIN), linux/socket.h, linux/if_packet.h
+SO_RCVBUFFORCE, SOL_PACKET, PACKET_STATISTICS = 33, 263, 6
 
 
 def family(address: str) -> socket.AddressFamily:
@@ -141,6 +144,8 @@ def send(interface: str, *frames: str) -> None:
 
 def listen(interface: str, seconds: str) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as s:
+        with contextlib.suppress(PermissionError):  # a container does with what it gets
+            s.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
         s.bind((interface, 0))
         s.settimeout(0.05)
         over = until_stdin_ends()
@@ -151,10 +156,13 @@ def listen(interface: str, seconds: str) -> None:
                 data, where = s.recvfrom(65536)
             except TimeoutError:
                 if over.is_set():
-                    return
+                    break
                 continue
             if where[2] != 4:  # PACKET_OUTGOING: what this side sends itself
                 print(data.hex(), flush=True)
+        _, lost = struct.unpack("II", s.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        if lost:
+            sys.exit(f"{lost} frames were not heard")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -9,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from netd.errors import AlreadyExists, KernelError
+from netd.firewall import RULESET
 from netd.kernel.fake import FakeKernel
 from netd.kernel.host import HostKernel
 from netd.kernel.ports import ApplyError
@@ -175,6 +177,13 @@ async def test_what_an_administrator_sees(host_kernel: HostKernel, sh: Shell) ->
         " \n", "\n"
     )
     await unbuild(host_kernel)
+
+
+async def test_the_rules_know_it_by_its_group(host_kernel: HostKernel, sh: Shell) -> None:
+    await build(host_kernel, BRIDGE, TUNNEL)
+    (found,) = json.loads(sh("ip -j link show vx-f"))
+    assert f"iifgroup {int(found['group'], 0):#x} accept" in RULESET
+    await host_kernel.apply([Remove(TUNNEL), Remove(BRIDGE)])
 
 
 async def test_another_device_with_the_same_vni_is_named(host_kernel: HostKernel, sh: Shell) -> None:

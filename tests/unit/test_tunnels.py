@@ -318,7 +318,11 @@ ONE, TWO, THREE = (
     replace(node, wireguard_key=f"{letter * 42}A=")
     for node, letter in zip((OURS, OTHER, THIRD), "BCD", strict=True)
 )
-INNER_GUARD = {Element("inet", "vxlan", (4790,)), Element("inet", "sealed", (4790,))}
+INNER_GUARD = {
+    Element("inet", "vxlan", (4790,)),
+    Element("inet", "sealed", (4790,)),
+    Element("inet", "ptp", ("wg-netd",)),
+}
 OUTER_GUARD = Element("inet", "wireguard", (51820,))
 
 

@@ -44,7 +44,7 @@ def test_an_end_is_guarded_before_it_exists_and_joins_no_bridge() -> None:
     assert {line for line in found if "ipv6/conf" not in line and "wan0/" not in line} == {
         f"link   {host} veth alias netd:r1@wan altname r1.wan0@wan.73d0cb mtu 1400 up "
         "peer wan0 mac 02:42:0a:09:00:00 [netns r1]",
-        f"nft    element inet netd wires {{ {host} }}",
+        f"nft    element inet netd ptp {{ {host} }}",
         f"sysctl net/ipv4/conf/{host}/arp_ignore = 8",
         f"sysctl net/ipv4/conf/{host}/forwarding = 0",
         f"queue  dev {host} rate 1000000 burst 20000",
