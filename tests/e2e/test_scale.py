@@ -89,9 +89,10 @@ def test_a_restart_under_traffic_is_not_noticed(fabric: Fabric, endpoints: int, 
     host, far = fabric.hosts
     host.netd("network", "create", "front", "--ipv6")
     patient = ("--cap-add", "NET_ADMIN")  # room for what comes while others have the processor
-    host.serve("web", *patient, "--network", "front", "-p", "8080:80", "-p", "8080:80/udp")
+    ports = ("tcp:80", "patient-udp:80")
+    host.serve("web", *patient, "--network", "front", "-p", "8080:80", "-p", "8080:80/udp", ports=ports)
     host.serve("api", "--network", "front")
-    host.serve("loom", *patient, "--network", "cloth")
+    host.serve("loom", *patient, "--network", "cloth", ports=ports)
     far.serve("peer", "--network", "cloth")
     eventually("peer knows loom", lambda: knows(far, host.address("loom")))
     eventually("loom knows peer", lambda: knows(host, far.address("peer")))

@@ -12,7 +12,6 @@ Standard library only: it runs under any Python 3.11, in a container that sees n
                                                 fail if one was missed
 """
 
-import contextlib
 import json
 import selectors
 import socket
@@ -54,7 +53,7 @@ def serve(name: str, *ports: str) -> None:
         if not stream:
             # So that the answer leaves from the address that was asked, as a real server's would.
             where.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            with contextlib.suppress(PermissionError):  # who may wait for a processor without losing anything
+            if kind == "patient-udp":  # who waits for a processor is to lose nothing, however late it answers
                 where.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         where.bind(("::", int(number)))
         if stream:
