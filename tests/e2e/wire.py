@@ -12,6 +12,7 @@ Standard library only: it runs under any Python 3.11, in a container that sees n
                                                 fail if one was missed
 """
 
+import contextlib
 import json
 import selectors
 import socket
