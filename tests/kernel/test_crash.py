@@ -61,7 +61,12 @@ class Executioner:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._left = 10**9
         self._lock = threading.Lock()
-        for owner, name in ((fastnl.Socket, "request"), (libnft.Context, "text"), (sysctl.Writer, "write")):
+        for owner, name in (
+            (fastnl.Socket, "request"),
+            (fastnl.Socket, "batch"),
+            (libnft.Context, "text"),
+            (sysctl.Writer, "write"),
+        ):
             original: Callable[..., Any] = getattr(owner, name)
             monkeypatch.setattr(owner, name, self._guarded(original))
 
