@@ -106,6 +106,7 @@ def of_this_host(settings: Settings) -> Rooms:
     from netd.runtime.local import LocalRuntime
     from netd.store.sqlite import SqliteStore
 
+    threads.one_arena()
     asyncio.get_running_loop().set_default_executor(threads.default_pool())
     feed = DnsFeed(settings)
     store = SqliteStore(settings.state, settings.run)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,3 +117,34 @@ def test_without_a_reserve_the_lack_is_told(monkeypatch: pytest.MonkeyPatch) -> 
             netns.blocking(own, "here")
         with pytest.raises(Exhausted, match="no thread can be started"):
             threads.reserve()
+
+
+ARENAS = """
+import ctypes, os, sys, threading
+from netd.kernel import threads
+if sys.argv[1] == "one":
+    threads.one_arena()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+def allocate():
+    together.wait()
+    libc.malloc(100_000)
+    together.wait()
+crowd = [threading.Thread(target=allocate) for _ in range(8)]
+for each in crowd: each.start()
+for each in crowd: each.join()
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="the C library is not glibc")
+def test_threads_allocate_from_one_arena() -> None:
+    def arenas(how: str) -> int:
+        done = subprocess.run([sys.executable, "-c", ARENAS, how], capture_output=True, text=True, check=True)
+        return done.stdout.count("<heap nr=")
+
+    assert arenas("many") > 1, "the C library gives threads arenas of their own"
+    assert arenas("one") == 1
