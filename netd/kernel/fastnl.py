@@ -363,10 +363,7 @@ class Socket:
 
     def request(self, message: bytes) -> None:
         """Send one request and wait for its acknowledgement. Raises `Refused`."""
-        for kind, flags, body in self._answers(self._send(message)):
-            if kind == NLMSG_ERROR:
-                _raise_for(flags, body)
-                return
+        self._acknowledged(self._send(message))
 
     def batch(self, make: Callable[[int], bytes | None]) -> bool:
         """Send the messages that `make` gives for a sequence number, the last of which asks for an
@@ -376,11 +373,14 @@ class Socket:
         if messages is None:
             return False
         self._socket.send(messages)
+        self._acknowledged(sequence)
+        return True
+
+    def _acknowledged(self, sequence: int) -> None:
         for kind, flags, body in self._answers(sequence):
             if kind == NLMSG_ERROR:
                 _raise_for(flags, body)
-                break
-        return True
+                return
 
     def get(self, message: bytes) -> bytes | None:
         """Ask for one object; None where the kernel answers that there is none (ENODEV, ENOENT)."""

@@ -5,6 +5,7 @@ Each test runs on an IPv4 and on an IPv6 underlay where that can make a differen
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,20 +27,24 @@ NETWORK = ("--driver", "overlay", "--subnet", "10.5.0.0/24", "--subnet", "fd05::
 @pytest.fixture(params=[4, 6], ids=["over IPv4", "over IPv6"])
 def fabric(request: pytest.FixtureRequest) -> Iterator[Fabric]:
     """Two nodes and a stranger, daemons running, one network called `fabric`."""
-    yield from _fabric(request.param)
+    with woven("fabric", request.param) as fabric:
+        yield fabric
 
 
 @pytest.fixture
 def fabric4() -> Iterator[Fabric]:
     """As `fabric`, over IPv4 only."""
-    yield from _fabric(4)
+    with woven("fabric", 4) as fabric:
+        yield fabric
 
 
-def _fabric(family: int) -> Iterator[Fabric]:
+@contextlib.contextmanager
+def woven(network: str, family: int) -> Iterator[Fabric]:
+    """Two hosts with an overlay network over one family, and nothing of it left afterwards."""
     with Fabric(2, family) as fabric:
         try:
             fabric.start_all()
-            create(fabric, "fabric", *NETWORK)
+            create(fabric, network, *NETWORK)
             yield fabric
             fabric.clean()
         finally:

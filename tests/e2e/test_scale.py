@@ -19,8 +19,7 @@ import pytest
 
 from tests.e2e.fabric import Fabric
 from tests.e2e.host import HERE, HOST, PYTHON, WIRE, Host, Node, end, eventually
-from tests.e2e.test_overlay import NETWORK as OVERLAY
-from tests.e2e.test_overlay import create, knows
+from tests.e2e.test_overlay import knows, woven
 
 CROWD, PROBER = HERE / "crowd.py", HERE / "prober.py"
 READY_WITHIN = 2.0
@@ -50,14 +49,8 @@ def resident(host: Host) -> int:
 @pytest.fixture
 def fabric() -> Iterator[Fabric]:
     """Two hosts with an overlay network called `cloth`."""
-    with Fabric(2) as fabric:
-        try:
-            fabric.start_all()
-            create(fabric, "cloth", *OVERLAY)
-            yield fabric
-            fabric.clean()
-        finally:
-            print(fabric.logs())
+    with woven("cloth", 4) as fabric:
+        yield fabric
 
 
 def within(host: Host, container: str) -> list[str]:

@@ -18,6 +18,7 @@ from scapy.packet import Packet, Raw
 from netd import firewall, names
 from netd.model import PTP
 from netd.objects import Element
+from tests.e2e.host import eventually
 from tests.kernel.packetlab import FAMILIES, FAR, FAR4, HOST, Lab, tcp
 
 pytestmark = pytest.mark.root
@@ -77,6 +78,8 @@ def test_no_container_has_more_connections_than_its_limit(
     forget(lab)
     target = FAR[family] if where == "outside" else HOST[family]
     spray(lab, who, family, target)
+    # What was sent may still be in the queue of one processor when another handles what comes now.
+    eventually("the limit is reached", lambda: entries(lab, who, family) >= LIMIT)
     if where == "a published port":
         published = ("tcp", HOST[family], 8080)
         assert lab[who].ask(published, seconds=0.3) == {published: None}
