@@ -13,7 +13,7 @@ from netd_dns import wire
 from netd_dns.counters import Counters
 from netd_dns.ready import Turns
 from netd_dns.wire import Malformed, Query
-from netd_dns.zone import Host, Kind, Match, View
+from netd_dns.zone import NOT_THERE, Host, Kind, Match, View
 
 TTL = 5
 """Seconds that a client may keep a container's address: containers move."""
@@ -87,7 +87,7 @@ class Resolver:
         count = len(local.answers)
         self._turn += 1
         reply = _compose(query, local, self._turn % count if count else 0, limit)
-        if keep and match.kind is not Kind.ABSENT and not query.options:
+        if keep and match.kind not in NOT_THERE and not query.options:
             self._keep(query, view, local, reply, limit)
         self._answer(client, reply, local.rcode)
 
@@ -127,7 +127,7 @@ class Resolver:
 
 def answer(qtype: int, match: Match) -> Local:
     """What netd says about a name that is its own. A type that the name lacks is an empty answer."""
-    if match.kind is Kind.ABSENT:
+    if match.kind in NOT_THERE:
         return Local(wire.NXDOMAIN, authorities=(wire.soa(match.owner, NEGATIVE_TTL),))
     answers: tuple[bytes, ...] = ()
     additionals: tuple[bytes, ...] = ()

@@ -161,7 +161,12 @@ class Kind(Enum):
     ADDRESS = "is the address of a container"
     EMPTY = "exists only because names below it do"
     ABSENT = "would be netd's, and does not exist"
+    APART = "is below the name of a network that the asking container is not on"
     FOREIGN = "is not netd's"
+
+
+NOT_THERE = (Kind.ABSENT, Kind.APART)
+"""What is told as NXDOMAIN, and to nobody outside. Whoever asks is not told which of the two it is."""
 
 
 class Match(NamedTuple):
@@ -300,7 +305,7 @@ class View:
         above = name
         while above != wire.ROOT:
             if above in networks:
-                return Match(Kind.ABSENT, owner=above)
+                return Match(Kind.ABSENT if above in self._suffixes else Kind.APART, owner=above)
             above = above[above[0] + 1 :]
         return FOREIGN
 

@@ -39,13 +39,15 @@ class Size(click.ParamType[int]):
         return int(float(found[1]) * UNITS[found[2].lower()])
 
 
-def pairs(option: str, texts: Iterable[str], separator: str = "=") -> dict[str, str]:
+def pairs(
+    option: str, texts: Iterable[str], separator: str = "=", words: tuple[str, str] = ("KEY", "VALUE")
+) -> dict[str, str]:
     """`K=V` texts as a mapping; later wins. The value may be empty and may hold the separator."""
     found = {}
     for text in texts:
         key, given, value = text.partition(separator)
         if not key or not given:
-            raise click.UsageError(f"{option} {text!r} must have the form KEY{separator}VALUE")
+            raise click.UsageError(f"{option} {text!r} must have the form {separator.join(words)}")
         found[key] = value
     return found
 
@@ -54,7 +56,7 @@ def extra_hosts(texts: Iterable[str]) -> dict[str, str]:
     """`NAME:IP` texts of `--add-host` as a mapping; a name that comes again has more addresses."""
     found: dict[str, str] = {}
     for text in texts:
-        for name, address in pairs("--add-host", [text], ":").items():
+        for name, address in pairs("--add-host", [text], ":", ("NAME", "IP")).items():
             found[name] = f"{found[name]},{address}" if name in found else address
     return found
 

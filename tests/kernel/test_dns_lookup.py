@@ -40,6 +40,9 @@ async def test_says_what_a_container_would_be_told_and_why(tmp_path: Path) -> No
             (Answer("MX", "NXDOMAIN", ()),),
             "would be netd's, and does not exist",
         )
+        found = await dns_lookup.lookup(feed, id, "hermit.cage", ["A"])
+        assert found.answers[0].rcode == "NXDOMAIN"
+        assert found.why == "is below the name of a network that the asking container is not on"
         found = await dns_lookup.lookup(feed, id, "example.com", ["A"])
         assert found.answers[0].rcode == "SERVFAIL"
         assert found.why == "is not netd's: forwarded to 127.0.0.1#1"

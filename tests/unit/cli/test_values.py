@@ -42,7 +42,7 @@ def test_pairs_keep_later_separators_and_let_the_last_win() -> None:
 def test_extra_hosts_may_have_several_addresses() -> None:
     texts = ["db:10.0.0.3", "me:host-gateway", "db:fd00::1"]
     assert values.extra_hosts(texts) == {"db": "10.0.0.3,fd00::1", "me": "host-gateway"}
-    with pytest.raises(click.UsageError, match="--add-host 'db' must have the form KEY:VALUE"):
+    with pytest.raises(click.UsageError, match="--add-host 'db' must have the form NAME:IP"):
         values.extra_hosts(["db"])
 
 

@@ -31,8 +31,8 @@ def test_a_client_sees_all_its_networks_and_no_other() -> None:
     assert find(db, "web") is Kind.ABSENT
     # A domain outside may be called "back", too; but who asks for db.back means ours, and must not be
     # answered by a stranger.
-    assert find(web, "db.back") is Kind.ABSENT
-    assert find(web, "nobody.back") is Kind.ABSENT
+    assert find(web, "db.back") is Kind.APART
+    assert find(web, "nobody.back") is Kind.APART
     assert find(web, "back") is Kind.ABSENT
     assert find(db, "db.back") is Kind.HOST
 
@@ -43,7 +43,7 @@ def test_a_networks_name_is_free_again_when_the_last_network_of_that_name_is_gon
     for id in ("lan-1", "lan-2"):
         zone.put_segment(Segment(id, "corp.lan", False, (), ()))
     for id in ("lan-1", "lan-2"):
-        assert [find(web, name) for name in ("corp.lan", "x.corp.lan")] == [Kind.ABSENT] * 2
+        assert [find(web, name) for name in ("corp.lan", "x.corp.lan")] == [Kind.APART] * 2
         assert find(web, "x.lan") is Kind.FOREIGN
         zone.drop_segment(id)
     assert find(web, "x.corp.lan") is Kind.FOREIGN
@@ -113,7 +113,7 @@ def test_services_are_what_a_container_publishes_or_exposes() -> None:
     assert find(db, "_5433._tcp.db") is Kind.ABSENT
     assert find(db, "_x._tcp.db") is Kind.ABSENT
     assert find(view(zone, "web"), "_5432._tcp.db") is Kind.ABSENT  # db is nothing to web, and one label
-    assert find(view(zone, "web"), "_5432._tcp.db.back") is Kind.ABSENT
+    assert find(view(zone, "web"), "_5432._tcp.db.back") is Kind.APART
     assert find(db, "_80._tcp") is Kind.FOREIGN
 
 
