@@ -7,7 +7,8 @@ which is all that the rest of the house sees.
 
 A peer is always added with a keepalive, the longest there is: being given one makes it shake hands at
 once. So whoever has a new key, or lost its sessions in a restart, has told everybody before the first
-frame has to wait for it, and from then on nothing is sent that nobody asked for.
+frame has to wait for it, and from then on nothing is sent that nobody asked for. Only a peer whose key
+was replaced is let begin by itself for a moment (`COURTESY`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -48,6 +50,13 @@ GENL = struct.Struct("=BBxx")
 VERSION = 1
 KEEPALIVE = 65535
 """Seconds; see above."""
+
+COURTESY = 0.05
+"""Seconds in which a peer with a new key may begin to shake hands before this side does.
+
+Who has a new key has packets waiting, and begins about when we hear of it. Two beginnings that cross are
+both answered and neither answer is expected any more: both sides then wait until one begins again, 5 s
+later (REKEY_TIMEOUT; whitepaper 6.1)."""
 
 KINDS = ("wireguard", "tun")
 """What a WireGuard device is to rtnetlink: the kernel's own, and a process's."""
@@ -287,13 +296,18 @@ class Devices:
 
     def add(self, peer: WireGuardPeer, instead: str = "") -> None:
         """Make a peer what it is to be; the one with the public key `instead` gives way to it."""
+        if instead and instead != peer.public_key:
+            self._put(peer, 0)
+            self.remove(peer.dev, instead)  # after the new one took its address, without a gap
+            time.sleep(COURTESY)
+        self._put(peer, KEEPALIVE)
+
+    def _put(self, peer: WireGuardPeer, keepalive: int) -> None:
         self._tell(
             peer.dev,
-            lambda: uapi.peer_add(peer, KEEPALIVE),
-            lambda family: peer_set(family, peer.dev, peer_add(peer, KEEPALIVE)),
+            lambda: uapi.peer_add(peer, keepalive),
+            lambda family: peer_set(family, peer.dev, peer_add(peer, keepalive)),
         )
-        if instead and instead != peer.public_key:
-            self.remove(peer.dev, instead)  # after the new one took its address, without a gap
 
     def remove(self, dev: str, public_key: str) -> None:
         """Forget a peer; one that is gone already, with its device perhaps, is forgotten too."""

@@ -296,10 +296,7 @@ def test_without_its_process_nothing_passes_until_it_is_back(fabric4: Fabric) ->
 
 
 def test_conversations_outlive_restarts_and_new_keys(fabric4: Fabric) -> None:
-    """A message that is not answered within 2 s ends a connection, so none may stand still for longer.
-
-    A datagram that is on its way while the key changes is sealed with one that nobody has any more.
-    """
+    """A message that is not answered within 2 s ends a conversation, so none may stand still for longer."""
     one, two = pair(fabric4)
     everything_answers(fabric4)
     ask = ("nsenter", f"--net={one.inspect(f'{MARK}-a')['netns']}", PYTHON, "-IS", WIRE, "flood")
@@ -313,18 +310,16 @@ def test_conversations_outlive_restarts_and_new_keys(fabric4: Fabric) -> None:
     fabric4.start(1)
     assert process(one) == spoken
     assert one.log.read_text().count("repaired") == 0
-    rotations = ((one, two), (two, one), (one, two))
-    for host, other in rotations:
+    for host, other in ((one, two), (two, one), (one, two)):
         (old,) = peer_keys(other)
         key = host.netd("node", "rotate-key").strip()
         assert key != old
         eventually("the other has the new key and no other", lambda: peer_keys(other) == {key})  # noqa: B023
         everything_answers(fabric4)
-    connection, datagrams = (
-        json.loads(talk.communicate("", timeout=30)[0].splitlines()[-1]) for talk in talks
-    )
-    assert connection["sent"] == connection["answered"] > 0
-    assert datagrams["sent"] - len(rotations) <= datagrams["answered"] > 0
+    for talk in talks:
+        output, _ = talk.communicate("", timeout=30)
+        result = json.loads(output.splitlines()[-1])
+        assert result["sent"] == result["answered"] > 0
 
 
 def test_a_node_that_leaves_or_tells_no_key_is_no_peer(fabric4: Fabric) -> None:

@@ -11,7 +11,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from netd import keys
 from netd.errors import Invalid
-from netd.kernel import fastnl, wireguard
+from netd.kernel import fastnl, uapi, wireguard
 from netd.kernel.wireguard import GENL, Configuration
 from netd.objects import WireGuard, WireGuardPeer
 
@@ -120,3 +120,24 @@ def test_a_peer_that_may_speak_for_others_has_no_address_of_its_own() -> None:
 
 def test_a_device_without_anything() -> None:
     assert wireguard.configuration("wg0", [GENL.pack(0, 1)]) == Configuration()
+
+
+def test_who_has_a_new_key_may_shake_hands_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or both begin at once, and neither is understood for five seconds."""
+    told: list[str] = []
+    monkeypatch.setattr(uapi, "alive", lambda name: True)
+    monkeypatch.setattr(
+        uapi, "ask", lambda name, lines: told.extend(f"{key} {value}" for key, value in lines)
+    )
+    monkeypatch.setattr("netd.kernel.wireguard.time.sleep", lambda seconds: told.append("wait"))
+    old, new = keys.public_of(keys.new()), WireGuardPeer("wg0", PUBLIC, IPv6Address("fd00::2"), None, 0)
+    devices = wireguard.Devices(None, "", lambda: None)
+    devices.add(new, instead=old)
+    steps = ("persistent_keepalive_interval", "remove", "wait")
+    beginnings = [each for each in told if each.split()[0] in steps]
+    patient = f"persistent_keepalive_interval {wireguard.KEEPALIVE}"
+    assert beginnings == ["persistent_keepalive_interval 0", "remove true", "wait", patient]
+    told.clear()
+    devices.add(new, instead=PUBLIC)
+    devices.add(new)
+    assert [each for each in told if "keepalive" in each or each == "wait"] == [patient] * 2
